@@ -1,0 +1,224 @@
+"""Compare two folders of label volumes: a row a case and region, and a summary."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from samtune.evaluation.metrics import check_tolerances
+from samtune.evaluation.metrics_csv import MetricsCsv
+from samtune.evaluation.regions import Region, check_regions
+from samtune.evaluation.score_case import (
+    failed_case_rows,
+    label_values,
+    missing_case_rows,
+    score_case,
+)
+from samtune.evaluation.summary import SummaryRow, summarise, write_summary
+from samtune.evaluation.table import Row
+from samtune.preprocessing.volumes import AFFINE_TOLERANCE, Volume, find_volumes, read_label
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What :func:`evaluate_folders` found and wrote.
+
+    Attributes:
+        out: the metrics table; ``companion`` and ``summary_out`` lie beside it.
+        regions: what was scored.
+        labels_found: the regions are the labels of the reference files, for none were given.
+        rows: all rows, by case, those kept from an earlier run included.
+        summary: one line a region.
+        num_kept: cases kept from an earlier run.
+        failures: case -> why it couldn't be scored.
+        missing: cases without a prediction.
+        extra: predictions without a reference; not scored.
+    """
+
+    out: Path
+    companion: Path
+    summary_out: Path
+    regions: tuple[Region, ...]
+    labels_found: bool
+    rows: list[Row]
+    summary: list[SummaryRow]
+    num_kept: int
+    failures: dict[str, str]
+    missing: list[str]
+    extra: list[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Every reference had a prediction, and every pair could be scored."""
+        return not self.failures and not self.missing
+
+
+def evaluate_folders(
+    pred_dir: str | Path,
+    ref_dir: str | Path,
+    out: str | Path,
+    *,
+    regions: Sequence[Region] | None = None,
+    tolerances_mm: Sequence[float] = (1.0,),
+    workers: int = 1,
+    force: bool = False,
+    progress: bool = False,
+) -> FolderReport:
+    """Score every reference volume against the prediction of the same name.
+
+    A case that can't be scored (unreadable, other shape or affine, a label that isn't listed)
+    doesn't end the run: it gets ``failed`` rows with the worst score. So does a missing
+    prediction, as ``missing_pred``. Run again with the same arguments, scored cases whose files
+    are unchanged are kept, and failed and missing ones are tried again.
+
+    Args:
+        pred_dir: predictions, ``CASE.nii.gz`` or ``CASE.nii``.
+        ref_dir: references; the cases are these.
+        out: CSV to write; ``NAME.json`` and ``NAME_summary.csv`` are put beside it.
+        regions: what to score; None takes the labels of all reference files, never those of a
+            prediction.
+        tolerances_mm: Surface Dice tolerances in mm, one column each.
+        workers: processes, one case each at a time.
+        force: overwrite a table of another evaluation.
+        progress: show a bar on stderr if that is a terminal.
+
+    Returns:
+        The rows and what to tell the user.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no volumes.
+        FileExistsError: ``out`` holds another evaluation.
+        ValueError: two files are one case, no name is in both folders, no labels are found, or
+            tolerances or workers are wrong.
+    """
+    pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)
+    tolerances = check_tolerances(tolerances_mm)
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
+    preds, refs = find_volumes(pred_dir), find_volumes(ref_dir)
+    if not preds.keys() & refs.keys():
+        raise ValueError(
+            f"{pred_dir}: no prediction has the name of a reference; found {next(iter(preds))}, "
+            f"expected names as in {ref_dir}: {next(iter(refs))}"
+        )
+    extra = sorted(preds.keys() - refs.keys())
+    missing = sorted(refs.keys() - preds.keys())
+    scored = _find_regions(ref_dir, refs, workers) if regions is None else check_regions(regions)
+    table = MetricsCsv(
+        out,
+        regions=scored,
+        tolerances_mm=tolerances,
+        settings={"pred": str(pred_dir.resolve()), "ref": str(ref_dir.resolve())},
+        inputs={case: f"{_hash(preds.get(case))} {_hash(path)}" for case, path in refs.items()},
+        notes={
+            "labels_from": "reference files" if regions is None else "arguments",
+            "missing_predictions": missing,
+            "predictions_without_reference": extra,
+        },
+        force=force,
+    )
+    todo = [case for case in refs if case not in table.finished]
+    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(_score_files)(case, preds.get(case), refs[case], scored, tolerances)
+        for case in todo
+    )
+    failures = {}
+    for rows, reason in tqdm(
+        results, total=len(todo), desc="evaluate", unit="case", disable=None if progress else True
+    ):
+        if reason is not None:
+            failures[rows[0].case] = reason
+        table.add(rows, reason=reason)
+    rows = table.finish()
+    summary = summarise(rows)
+    summary_out = table.path.with_name(f"{table.path.stem}_summary.csv")
+    write_summary(summary_out, summary)
+    return FolderReport(
+        out=table.path,
+        companion=table.companion,
+        summary_out=summary_out,
+        regions=scored,
+        labels_found=regions is None,
+        rows=rows,
+        summary=summary,
+        num_kept=len(table.finished),
+        failures=dict(sorted(failures.items())),
+        missing=[case for case in missing if case not in failures],
+        extra=extra,
+    )
+
+
+def check_same_label_grid(pred: Volume, ref: Volume) -> None:
+    """Refuse a prediction that isn't on the reference's grid.
+
+    Raises:
+        ValueError: shape or affine (beyond 1e-3) differs; names the prediction and both values.
+    """
+    if pred.shape != ref.shape:
+        raise ValueError(
+            f"{pred.path}: prediction has shape {pred.shape}, reference {ref.path} {ref.shape}; "
+            "expected the reference's grid"
+        )
+    if not np.allclose(pred.affine, ref.affine, rtol=0, atol=AFFINE_TOLERANCE):
+        raise ValueError(
+            f"{pred.path}: prediction has affine {_affine_text(pred)}, reference {ref.path} "
+            f"{_affine_text(ref)}; expected the same within {AFFINE_TOLERANCE:g}"
+        )
+
+
+def _score_files(
+    case: str,
+    pred_path: Path | None,
+    ref_path: Path,
+    regions: tuple[Region, ...],
+    tolerances_mm: tuple[float, ...],
+) -> tuple[list[Row], str | None]:
+    """Rows of a case, and why it failed if it did; runs in a worker process."""
+    ref = None
+    try:
+        ref = read_label(ref_path)
+        if pred_path is None:
+            return missing_case_rows(case, ref.array, ref.spacing, regions, tolerances_mm), None
+        pred = read_label(pred_path)
+        check_same_label_grid(pred, ref)
+        return score_case(case, pred.array, ref.array, ref.spacing, regions, tolerances_mm), None
+    except (ValueError, OSError) as error:
+        array, spacing = (ref.array, ref.spacing) if ref is not None else (None, None)
+        return failed_case_rows(case, array, spacing, regions, tolerances_mm), str(error)
+
+
+def _find_regions(ref_dir: Path, refs: dict[str, Path], workers: int) -> tuple[Region, ...]:
+    """One region a label of the reference files; unreadable ones fail later, as cases."""
+    found = Parallel(n_jobs=workers)(delayed(_label_values)(path) for path in refs.values())
+    values = sorted(set().union(*found))
+    if not values:
+        raise ValueError(
+            f"{ref_dir}: no label in any of {len(refs)} reference files; expected classes >= 1, "
+            "or list them (--labels 1:name)"
+        )
+    return tuple(Region(f"label_{value}", (value,)) for value in values)
+
+
+def _label_values(path: Path) -> list[int]:
+    try:
+        return label_values(read_label(path).array)
+    except (ValueError, OSError):
+        return []
+
+
+def _hash(path: Path | None) -> str:
+    if path is None:
+        return "missing"
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def _affine_text(volume: Volume) -> str:
+    return str([[round(float(value), 4) for value in row] for row in volume.affine[:3]])

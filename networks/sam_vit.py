@@ -1,0 +1,82 @@
+"""SAM's ViT image encoder (Kirillov et al. 2023, arXiv:2304.02643): upstream's module."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+
+from samtune.networks.sites import AttentionSite
+
+
+class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is untyped
+    """``segment_anything``'s encoder, run in two parts where asked, listing its blocks."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 1024,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        global_blocks: Sequence[int],
+        patch_size: int = 16,
+        window: int = 14,
+    ) -> None:
+        super().__init__(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=4,
+            out_chans=256,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=window,
+            global_attn_indexes=tuple(global_blocks),
+        )
+        self.embedding_stride = patch_size
+        self.num_heads = num_heads
+
+    def adapter_sites(self) -> list[AttentionSite]:
+        """All blocks in forward order."""
+        return [
+            AttentionSite(i, f"blocks.{i}", f"blocks.{i}.attn.qkv", self.num_heads, "qkv")
+            for i in range(len(self.blocks))
+        ]
+
+    def unit_of(self, name: str) -> int:
+        """Site that parameter ``name`` belongs to; -1: before all; their number: the neck."""
+        if name.startswith("neck."):
+            return len(self.blocks)
+        return int(name.split(".")[1]) if name.startswith("blocks.") else -1
+
+    def forward_prefix(self, x: Tensor, block: int) -> Tensor:
+        """Run everything before ``block`` (depth: all but the neck; depth + 1: everything).
+
+        Images ``b 3 h w`` to features ``b h/16 w/16 c``.
+        """
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        for module in self.blocks[:block]:
+            x = module(x)
+        return self._neck(x) if block > len(self.blocks) else x
+
+    def forward_suffix(self, x: Tensor, block: int) -> Tensor:
+        """From ``block`` on: features ``b h w c`` to embedding ``b 256 h w``."""
+        for module in self.blocks[block:]:
+            x = module(x)
+        if block <= len(self.blocks):
+            x = self._neck(x)
+        return x.permute(0, 3, 1, 2)
+
+    def _neck(self, x: Tensor) -> Tensor:  # b h w c
+        out: Tensor = self.neck(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``b 3 h w`` to embedding ``b 256 h/16 w/16``."""
+        return self.forward_suffix(self.forward_prefix(x, 0), 0)

@@ -1,0 +1,158 @@
+"""Adapter files: the trained tensors as safetensors, with what they belong to in the header.
+
+The header's key ``samtune`` holds JSON: ``format_version``; ``peft`` (method, hyper-parameters,
+decoder policy); ``base`` (architecture, image size, number of classes, sha256 of the base
+checkpoint, ...); ``extra`` (anything else the writer adds, e.g. class names); ``versions`` of the
+libraries.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from samtune.peft.adapt import trained_state
+
+FORMAT_VERSION = 1
+_HEADER = "samtune"
+_LIBRARIES = ("torch", "monai", "safetensors", "segment-anything")
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """Content of an adapter file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    peft: dict[str, Any]
+    base: dict[str, Any]
+    extra: dict[str, Any]
+
+
+def save_adapter(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    peft: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the trained tensors of ``model``; the file appears whole or not at all.
+
+    Args:
+        peft: from :func:`samtune.peft.adapt.method_configs`.
+        extra: further JSON-able facts.
+    """
+    path = Path(path)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "peft": dict(peft),
+        "base": base_config(model),
+        "extra": dict(extra or {}),
+        "versions": {name: _version(name) for name in _LIBRARIES},
+    }
+    tensors = {n: t.cpu().contiguous() for n, t in trained_state(model).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_adapter(path: str | Path) -> AdapterFile:
+    """Read an adapter file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an adapter file of this format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"adapter '{path}' does not exist"
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="pt") as file:
+            raw = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        msg = f"adapter '{path}' can't be read as safetensors: {error}"
+        raise ValueError(msg) from error
+    if raw is None:
+        msg = f"'{path}' is a safetensors file without samtune's header: not an adapter file"
+        raise ValueError(msg)
+    header = json.loads(raw)
+    if header.get("format_version") != FORMAT_VERSION:
+        found = header.get("format_version")
+        msg = f"adapter '{path}' has format_version {found}, this version reads {FORMAT_VERSION}"
+        raise ValueError(msg)
+    return AdapterFile(path, tensors, header["peft"], header["base"], header["extra"])
+
+
+def load_adapter(
+    model: nn.Module, adapter: AdapterFile | str | Path, *, peft: Mapping[str, Any]
+) -> None:
+    """Copy an adapter's tensors into ``model``, which must be adapted the same way.
+
+    Args:
+        peft: how ``model`` was adapted, from :func:`samtune.peft.adapt.method_configs`.
+
+    Raises:
+        ValueError: says what differs: base, method, hyper-parameters or tensors.
+    """
+    if not isinstance(adapter, AdapterFile):
+        adapter = read_adapter(adapter)
+    differences = _differences("", adapter.base, base_config(model))
+    differences += _differences("peft.", adapter.peft, dict(peft))
+    if differences:
+        msg = f"adapter '{adapter.path}' is for another network: {'; '.join(differences)}"
+        raise ValueError(msg)
+    own = trained_state(model)
+    missing = sorted(set(own) - set(adapter.tensors))
+    unexpected = sorted(set(adapter.tensors) - set(own))
+    shapes = [
+        f"{n} is {tuple(adapter.tensors[n].shape)}, expected {tuple(own[n].shape)}"
+        for n in sorted(set(own) & set(adapter.tensors))
+        if own[n].shape != adapter.tensors[n].shape
+    ]
+    if missing or unexpected or shapes:
+        msg = (
+            f"adapter '{adapter.path}' doesn't fit: missing {missing[:4]}, unexpected "
+            f"{unexpected[:4]}, shapes {shapes[:4]}"
+        )
+        raise ValueError(msg)
+    with torch.no_grad():
+        for name, tensor in adapter.tensors.items():
+            own[name].copy_(tensor)
+
+
+def base_config(model: nn.Module) -> dict[str, Any]:
+    """What an adapter of ``model`` belongs to."""
+    keys = ("arch", "image_size", "normalization", "num_classes", "base_sha256")
+    return {key: getattr(model, key) for key in keys}
+
+
+def _differences(prefix: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    out = []
+    for key in sorted(set(found) | set(expected)):
+        a, b = found.get(key), expected.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += _differences(f"{prefix}{key}.", a, b)
+        elif a != b:
+            out.append(f"{prefix}{key} is {a} in the file, {b} here")
+    return out
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,146 @@
+"""MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
+
+Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
+then ``image``, ``label``, ``size_hw`` and, where asked, ``boxes`` and ``pred``.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+
+from samtune.preprocessing.model_frame import (
+    Normalization,
+    box_to_frame,
+    image_to_frame,
+    label_to_frame,
+    logits_to_slice,
+)
+from samtune.preprocessing.prompts import oracle_boxes
+from samtune.preprocessing.slice_file import read_slice_file
+
+Item = dict[Hashable, Any]
+
+
+class LoadSliced(Transform):
+    """Read a slice and its label from their file.
+
+    Args:
+        class_values: label values in the order of the network's foreground channels; the label
+            becomes channel indices 0 (background), 1, 2, ...
+    """
+
+    def __init__(self, class_values: Sequence[int]) -> None:
+        self.class_values = tuple(class_values)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``."""
+        item = dict(data)
+        images, labels = read_slice_file(Path(item["file"]))
+        position = int(item.get("position", 0))
+        item["image"] = image_tensor(images[position])
+        item["size_hw"] = np.array(images.shape[1:3], dtype=np.int64)
+        if labels is not None:
+            item["label"] = channel_label(labels[position], self.class_values, item["file"])
+        return item
+
+
+class ToFramed(Transform):
+    """Bring ``image``, ``label`` and ``boxes``, as far as there, into the model's frame."""
+
+    def __init__(self, image_size: int, normalization: Normalization) -> None:
+        self.image_size = image_size
+        self.normalization: Normalization = normalization
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """See :mod:`samtune.preprocessing.model_frame`."""
+        item = dict(data)
+        size = (int(item["size_hw"][0]), int(item["size_hw"][1]))
+        item["image"] = image_to_frame(item["image"], self.image_size, self.normalization)
+        if "label" in item:
+            item["label"] = label_to_frame(item["label"], self.image_size)
+        if "boxes" in item:
+            item["boxes"] = box_to_frame(item["boxes"], size, self.image_size)
+        return item
+
+
+class OracleBoxesd(Transform):
+    """Add ``boxes`` (``p 4``, pixels of the slice): the label's own tight box around each region.
+
+    Args:
+        regions: channel indices of each region.
+    """
+
+    def __init__(self, regions: Sequence[Sequence[int]]) -> None:
+        self.regions = [tuple(region) for region in regions]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Needs ``label`` at the slice's own size."""
+        item = dict(data)
+        item["boxes"] = oracle_boxes(item["label"][0].numpy(), self.regions)
+        return item
+
+
+class ToClassMapd(Transform):
+    """Turn ``pred`` logits of the frame into a class map ``h w`` of label values, own pixels.
+
+    The logits are resized first, then the largest is taken.
+    """
+
+    def __init__(self, class_values: Sequence[int]) -> None:
+        self.values = torch.tensor([0, *class_values])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Replace ``pred``."""
+        item = dict(data)
+        channels = logits_to_slice(_plain(item["pred"]), _size(item)).argmax(0)
+        item["pred"] = self.values[channels.cpu()].numpy()
+        return item
+
+
+class ToMasksd(Transform):
+    """Turn ``pred`` logits ``p s s`` of the frame, one a prompt, into bool masks ``p h w``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Replace ``pred``."""
+        item = dict(data)
+        item["pred"] = (logits_to_slice(_plain(item["pred"]), _size(item)) > 0).cpu().numpy()
+        return item
+
+
+def image_tensor(image: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Slice ``h w`` or ``h w 3`` to ``1|3 h w``; 16-bit values become float32."""
+    if image.dtype != np.uint8:
+        image = image.astype(np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+
+
+def channel_label(
+    label: np.ndarray[Any, Any], class_values: Sequence[int], source: object
+) -> torch.Tensor:
+    """Label values ``h w`` to channel indices ``1 h w`` int64.
+
+    Raises:
+        ValueError: a value is not among the classes.
+    """
+    found = np.unique(label)
+    unlisted = sorted(set(found.tolist()) - {0, *class_values})
+    if unlisted:
+        msg = f"'{source}': label values {unlisted} are not among the classes {list(class_values)}"
+        raise ValueError(msg)
+    out = np.zeros(label.shape, np.int64)
+    for channel, value in enumerate(class_values, start=1):
+        out[label == value] = channel
+    return torch.from_numpy(out)[None]
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(tensor).detach().to(torch.float32)
+
+
+def _size(item: Mapping[Hashable, Any]) -> tuple[int, int]:
+    return int(item["size_hw"][0]), int(item["size_hw"][1])

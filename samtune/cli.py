@@ -1,0 +1,128 @@
+"""The ``samtune`` command: finds the verb, parses its arguments, turns errors into exit codes.
+
+A verb is a module ``samtune.commands.<verb>`` with ``add_arguments(parser)`` and ``run(args)``.
+Only the chosen verb's module is imported: ``samtune --help`` is quick and works without the rest.
+Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from samtune import __version__
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One subcommand: where its code is, one line of help and a worked example."""
+
+    module: str
+    help: str
+    example: str
+
+
+VERBS = {
+    "slice": Verb(
+        "samtune.commands.slice",
+        "cut NIfTI volumes into slice files and a manifest",
+        "samtune slice scans/images --labels scans/labels --modality mr --out slices",
+    ),
+    "evaluate": Verb(
+        "samtune.commands.evaluate",
+        "compare two folders of label volumes, one CSV row a case and class",
+        "samtune evaluate --pred predictions --ref scans/labels --out metrics.csv --tolerance-mm 1",
+    ),
+    "predict": Verb(
+        "samtune.commands.predict",
+        "segment a raw scan with a trained run; writes a label volume on the scan's grid",
+        "samtune predict runs/sam_finetune scan.nii.gz --out predictions",
+    ),
+    "weights": Verb(
+        "samtune.commands.weights",
+        "find pretrained weights and check their hash",
+        "samtune weights path lite_medsam",
+    ),
+    "doctor": Verb(
+        "samtune.commands.doctor",
+        "report versions, device and weights; exit 1 if something needed is missing",
+        "samtune doctor --json",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one ``samtune`` command line (``sys.argv`` by default) and return its exit code.
+
+    Wrong usage, ``--help`` and ``--version`` leave through ``SystemExit``, as argparse does.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # No option before the verb takes a value, so the first plain word is the verb.
+    verb = next((word for word in argv if not word.startswith("-")), "")
+    parser, subparsers = _build_parser()
+    module = None
+    if verb in VERBS:
+        try:
+            module = import_module(VERBS[verb].module)
+        except ImportError as error:
+            return _fail(verb, error, debug="--debug" in argv)
+        module.add_arguments(subparsers[verb])
+    return _run(module, parser.parse_args(argv))
+
+
+def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="samtune",
+        description="Fine-tune Segment Anything on medical images.\nNot for clinical use.",
+        epilog=f"example: {VERBS['slice'].example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps an example on one line
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"samtune {__version__}")
+    parser.add_argument("--debug", action="store_true", help="print the trace of an error")
+    children = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = {}
+    for name, verb in VERBS.items():
+        child = children.add_parser(
+            name,
+            help=verb.help,
+            description=verb.help[0].upper() + verb.help[1:] + ".",
+            epilog=f"example: {verb.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        # SUPPRESS: without it the default would undo a --debug given before the verb.
+        child.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the trace of an error",
+        )
+        subparsers[name] = child
+    return parser, subparsers
+
+
+def _run(module: ModuleType | None, args: argparse.Namespace) -> int:
+    if module is None:  # parse_args has refused every line without a known verb
+        raise RuntimeError(f"verb {args.verb!r} was parsed but its module was not imported")
+    try:
+        return int(module.run(args))
+    except KeyboardInterrupt:
+        print(f"samtune {args.verb}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:  # OSError: also FileNotFound, FileExists
+        return _fail(args.verb, error, debug=args.debug)
+
+
+def _fail(verb: str, error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    message = str(error) or type(error).__name__
+    if isinstance(error, ImportError):
+        ours = (error.name or "").partition(".")[0] == "samtune"
+        message += "; reinstall samtune" if ours else "; 'samtune doctor' lists what is missing"
+    print(f"samtune {verb}: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,138 @@
+"""``samtune evaluate``: compare two folders of label volumes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samtune.evaluation.evaluate_folders import FolderReport
+    from samtune.evaluation.regions import Region
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--pred", type=Path, required=True, metavar="DIR", help="folder of predicted label volumes"
+    )
+    parser.add_argument(
+        "--ref",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of reference label volumes, .nii or .nii.gz; a prediction has the same name",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.csv",
+        help="table to write, one row a case and class; FILE.json (definitions, failures) and "
+        "FILE_summary.csv are put beside it; an interrupted run goes on where it stopped",
+    )
+    parser.add_argument(
+        "--tolerance-mm",
+        type=float,
+        action="append",
+        metavar="MM",
+        help="largest surface distance counted as agreement by Surface Dice, mm; repeat for "
+        "several columns (default: 1)",
+    )
+    parser.add_argument(
+        "--labels",
+        type=_usage_error(_parse_labels),
+        metavar="1:NAME,2:NAME",
+        help="classes to score (default: every label of the reference files)",
+    )
+    parser.add_argument(
+        "--region",
+        type=_usage_error(_parse_regions),
+        action="extend",
+        metavar="NAME=1+2",
+        help="union of classes to score as one; repeat for several; without --labels only these "
+        "are scored",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, a case each (default: 1)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite FILE.csv if it holds another evaluation"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print the summary as JSON (nan as null, inf as "inf") instead of a table',
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no remarks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; 1 if a prediction is missing or a case couldn't be scored, else 0."""
+    from samtune.evaluation.evaluate_folders import evaluate_folders
+    from samtune.evaluation.summary import format_summary, summary_for_json
+
+    regions = [*(args.labels or []), *(args.region or [])]
+    report = evaluate_folders(
+        args.pred,
+        args.ref,
+        args.out,
+        regions=regions or None,
+        tolerances_mm=args.tolerance_mm or [1.0],
+        workers=args.workers,
+        force=args.force,
+        progress=not args.quiet,
+    )
+    if args.json:
+        print(json.dumps(summary_for_json(report.summary), indent=2, allow_nan=False))
+    else:
+        print(format_summary(report.summary))
+    if not args.quiet:
+        _print_remarks(report)
+    _print_bad_cases(report)
+    return 0 if report.is_complete else 1
+
+
+def _print_remarks(report: "FolderReport") -> None:
+    if report.labels_found:
+        labels = ", ".join(region.label for region in report.regions)
+        print(f"labels found in the reference files: {labels}", file=sys.stderr)
+    if report.num_kept:
+        print(f"{report.num_kept} cases kept from an earlier run", file=sys.stderr)
+    written = (report.out, report.summary_out, report.companion)
+    print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
+
+
+def _print_bad_cases(report: "FolderReport") -> None:
+    for case in report.extra:
+        print(f"prediction without reference, not scored: {case}", file=sys.stderr)
+    for case in report.missing:
+        print(f"no prediction, scored as the worst: {case}", file=sys.stderr)
+    for case, reason in report.failures.items():
+        print(f"failed, scored as the worst: {case}: {reason}", file=sys.stderr)
+
+
+def _parse_labels(text: str) -> "list[Region]":
+    from samtune.evaluation.regions import parse_labels
+
+    return parse_labels(text)
+
+
+def _parse_regions(text: str) -> "list[Region]":
+    from samtune.evaluation.regions import parse_regions
+
+    return parse_regions(text)
+
+
+def _usage_error(parse: "Callable[[str], list[Region]]") -> "Callable[[str], list[Region]]":
+    """``parse`` with its message kept: argparse replaces that of a ValueError by its own."""
+
+    def parse_argument(text: str) -> "list[Region]":
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument

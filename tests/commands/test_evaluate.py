@@ -1,0 +1,105 @@
+"""``samtune evaluate`` as typed: exit codes, what goes to stdout and what to stderr."""
+
+import argparse
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from samtune.commands import evaluate
+
+
+@pytest.fixture
+def folders(tmp_path):
+    label = np.zeros((8, 8, 8), dtype=np.uint8)
+    label[2:4, 2:6, 2:6], label[4:6, 2:6, 2:6] = 1, 2
+    for folder, shift in (("pred", 1), ("ref", 0)):
+        (tmp_path / folder).mkdir()
+        for case in ("a", "b"):
+            volume = nib.Nifti1Image(np.roll(label, shift, axis=1), np.eye(4))
+            nib.save(volume, tmp_path / folder / f"{case}.nii.gz")
+    return tmp_path
+
+
+def run(folders, *options):
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    paths = ["--pred", "pred", "--ref", "ref", "--out", "metrics.csv"]
+    paths[1::2] = [str(folders / name) for name in paths[1::2]]
+    return evaluate.run(parser.parse_args([*paths, *options]))
+
+
+def test_table_goes_to_stdout_and_remarks_to_stderr(folders, capsys):
+    options = ["--labels", "1:front,2:back", "--region", "whole=1+2", "--tolerance-mm", "1"]
+    assert run(folders, *options, "--tolerance-mm", "2.5", "--workers", "1") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert "nsd_1mm_mean  nsd_2.5mm_mean" in lines[0]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["1", "front", "2"],
+        ["2", "back", "2"],
+        ["1+2", "whole", "2"],
+    ]
+    assert "wrote" in printed.err
+    header = (folders / "metrics.csv").read_text().splitlines()[0]
+    assert header == (
+        "case,label,name,status,dice,iou,nsd_1mm,nsd_2.5mm,hd95_mm,volume_ref_ml,volume_pred_ml"
+    )
+
+
+def test_json_and_quiet(folders, capsys):
+    assert run(folders, "--json", "--quiet") == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert [row["name"] for row in summary] == ["label_1", "label_2"]
+    assert summary[0]["dice_mean"] == pytest.approx(0.75)
+    assert printed.err == ""
+
+
+def test_found_labels_and_kept_cases_are_said(folders, capsys):
+    run(folders)
+    assert "labels found in the reference files: 1, 2" in capsys.readouterr().err
+    run(folders)
+    assert "2 cases kept from an earlier run" in capsys.readouterr().err
+
+
+def test_a_region_alone_is_all_that_is_scored(folders, capsys):
+    assert run(folders, "--region", "whole=1+2", "--region", "again=2+1") == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "whole",
+        "again",
+    ]
+
+
+def test_bad_cases_are_listed_last_even_when_quiet_and_exit_is_1(folders, capsys):
+    (folders / "pred" / "a.nii.gz").rename(folders / "pred" / "z.nii.gz")
+    path = folders / "pred" / "b.nii.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert run(folders, "--quiet") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "prediction without reference, not scored: z"
+
+
+def test_an_extra_prediction_alone_is_no_failure(folders, capsys):
+    (folders / "ref" / "a.nii.gz").unlink()
+    assert run(folders) == 0
+    assert "prediction without reference, not scored: a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "found"),
+    [("--labels", "anterior", "VALUE:NAME"), ("--region", "whole", "NAME=1+2")],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_expected(folders, capsys, option, value, found):
+    with pytest.raises(SystemExit, match="2"):
+        run(folders, option, value)
+    assert found in capsys.readouterr().err
+
+
+def test_another_evaluation_is_overwritten_with_force_alone(folders):
+    assert run(folders) == 0
+    with pytest.raises(FileExistsError, match="--force"):
+        run(folders, "--tolerance-mm", "2")
+    assert run(folders, "--tolerance-mm", "2", "--force") == 0

@@ -1,0 +1,38 @@
+"""Files appear whole or not at all."""
+
+import os
+
+import pytest
+
+from samtune.evaluation.atomic_write import append, write_atomically
+
+
+def test_folder_is_made_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"old")
+
+    def refuse(*_):
+        raise OSError(28, "disk full")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match=r"disk full.*table\.csv"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_append_adds_and_names_the_file_in_an_error(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"old,")
+    append(path, b"new")
+    assert path.read_bytes() == b"old,new"
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        append(tmp_path, b"new")

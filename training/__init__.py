@@ -1,0 +1,1 @@
+"""Joins networks, PEFT, preprocessing and evaluation: what the bundles are made of."""

@@ -1,0 +1,92 @@
+"""Validation Dice by case, on the case's own grid, as an Ignite metric."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine
+from ignite.metrics import Metric
+
+from samtune.evaluation.dice import dice_score
+from samtune.preprocessing.manifest import Manifest
+from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
+from samtune.training.task import Task
+
+
+class CaseDice(Metric):
+    """Mean over classes of the mean Dice over cases.
+
+    A class that is in neither mask of a case is left out there.
+
+    After an epoch ``per_class`` and ``per_case`` hold the details, which the training curve takes.
+
+    Args:
+        manifest: of the validated cases.
+        task: classes.
+    """
+
+    def __init__(self, manifest: Manifest, task: Task) -> None:
+        self._stream = _Scores(manifest, task)
+        super().__init__()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in channel order."""
+        return list(self._stream.task.classes.values())
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """Class name to mean Dice over the cases; NaN if the class is in none of them."""
+        return {
+            name: _nan_mean([scores[name] for scores in self._stream.cases.values()])
+            for name in self._stream.task.classes.values()
+        }
+
+    @property
+    def per_case(self) -> dict[str, dict[str, float]]:
+        """Case to class name to Dice."""
+        return self._stream.cases
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        self._stream.cases = {}
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the slices of one batch."""
+        self._stream._collect(engine)
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Finish the last case and publish the value."""
+        self._stream._flush()
+        super().completed(engine, name)
+
+    def update(self, output: Any) -> None:
+        """Unused: the slices' cases are in the engine's batch."""
+
+    def compute(self) -> float:
+        """The mean."""
+        return _nan_mean(list(self.per_class.values()))
+
+
+class _Scores(CaseStream):
+    def __init__(self, manifest: Manifest, task: Task) -> None:
+        super().__init__()
+        self.manifest = manifest
+        self.task = task
+        self.cases: dict[str, dict[str, float]] = {}
+        self._references: dict[str, Array] = {}
+
+    def finish(self, case: str, slices: Mapping[int, Array]) -> None:
+        if case not in self._references:
+            self._references[case] = reference_volume(self.manifest, case)
+        label = self._references[case]
+        pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
+        self.cases[case] = {
+            name: dice_score(pred == value, label == value)
+            for value, name in self.task.classes.items()
+        }
+
+
+def _nan_mean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,141 @@
+"""What becomes of a finished case: a row of metrics, or a label file in the scan's own geometry."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from ignite.engine import Engine
+
+from samtune.evaluation.metrics_csv import MetricsCsv
+from samtune.evaluation.score_case import region_mask, score_case_masks
+from samtune.evaluation.summary import format_summary, summarise, write_summary
+from samtune.preprocessing.manifest import Manifest
+from samtune.preprocessing.slicing import CaseGeometry
+from samtune.preprocessing.volumes import Grid, write_label
+from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
+from samtune.training.raw_slices import RawSlices
+from samtune.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+class CaseMetricsWriter(CaseStream):
+    """Scores each case of a split on its own grid; writes table, companion and summary.
+
+    ``pred`` is a class map ``h w`` a slice, or ``p h w`` masks that may overlap, one a scored
+    region. Cases of the split that no slice came from are scored as predicted empty.
+
+    Args:
+        manifest, split, task: what is scored.
+        out: the table, ``.csv``.
+        tolerances_mm: of the Surface Dice.
+        protocol: what stands in the companion file about how the masks came about.
+        pred_dir: where to write the predictions as label files too.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: str,
+        task: Task,
+        out: str | Path,
+        *,
+        tolerances_mm: Sequence[float] = (1.0,),
+        protocol: Mapping[str, Any] | None = None,
+        pred_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.manifest = manifest
+        self.cases = sorted({record.case for record in manifest.select(split)})
+        self.task = task
+        self.regions = task.scored()
+        self.out = Path(out)
+        self.tolerances_mm = tuple(tolerances_mm)
+        self.protocol = {"split": split, "num_cases": len(self.cases), **(protocol or {})}
+        self.pred_dir = None if pred_dir is None else Path(pred_dir)
+        self._table: MetricsCsv | None = None
+        self._pending: set[str] = set()
+
+    def started(self, engine: Engine) -> None:
+        """Start the table anew."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self._pending = set(self.cases)
+        self._table = MetricsCsv(
+            self.out,
+            regions=self.regions,
+            tolerances_mm=self.tolerances_mm,
+            notes={"protocol": self.protocol},
+            force=True,
+        )
+
+    def finish(self, case: str, slices: Mapping[int, Array]) -> None:
+        """Score a case."""
+        assert self._table is not None
+        record = self.manifest.cases[case]
+        label = reference_volume(self.manifest, case)
+        masks = self._masks(slices, case, label)
+        pairs = [
+            (region, mask, region_mask(label, region))
+            for region, mask in zip(self.regions, masks, strict=True)
+        ]
+        rows = score_case_masks(case, pairs, record.geometry.spacing, self.tolerances_mm)
+        self._table.add(rows)
+        self._pending.discard(case)
+
+    def _masks(self, slices: Mapping[int, Array], case: str, label: Array) -> list[Array]:
+        geometry = self.manifest.cases[case].geometry
+        if slices and next(iter(slices.values())).ndim == 3:
+            return [
+                assemble({k: v[p] for k, v in slices.items()}, geometry, bool)
+                for p in range(len(self.regions))
+            ]
+        pred = assemble(slices, geometry, label.dtype)
+        if self.pred_dir is not None:
+            write_label(self.pred_dir / f"{case}.nii.gz", pred, like=grid_of(geometry))
+        return [region_mask(pred, region) for region in self.regions]
+
+    def ended(self, engine: Engine) -> None:
+        """Score what was never seen, sort the table, write the summary."""
+        assert self._table is not None
+        for case in sorted(self._pending):
+            self.finish(case, {})
+        summary = summarise(self._table.finish())
+        write_summary(self.out.with_name(f"{self.out.stem}_summary.csv"), summary)
+        engine.state.metrics.update({f"dice_{row.name}": row.dice_mean for row in summary})
+        logger.info("%s\n%s", self.out, format_summary(summary))
+
+
+class CaseLabelWriter(CaseStream):
+    """Writes each case's class map as a label file on the grid of its image.
+
+    Args:
+        sources: case to the image's grid, geometry and output file; see ``RawSlices``.
+    """
+
+    def __init__(self, sources: RawSlices) -> None:
+        super().__init__()
+        self.sources = sources
+        self.written: list[Path] = []
+
+    def finish(self, case: str, slices: Mapping[int, Array]) -> None:
+        """Write the file."""
+        geometry = self.sources.geometry(case)
+        volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
+        path = self.sources.output(case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_label(path, volume, like=self.sources.grid(case))
+        self.written.append(path)
+        logger.info("wrote %s", path)
+
+
+def grid_of(geometry: CaseGeometry) -> Grid:
+    """A NIfTI grid for a case whose source file isn't at hand: affine as sform and qform, mm."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(geometry.shape)
+    header.set_sform(geometry.affine, code=1)
+    header.set_qform(geometry.affine, code=1, strip_shears=True)
+    header.set_xyzt_units("mm")
+    name = Path(f"{geometry.case}.nii.gz")
+    return Grid(name, geometry.shape, geometry.affine, geometry.spacing, header)

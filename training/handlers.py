@@ -1,0 +1,162 @@
+"""Ignite handlers of a training run: gradient clipping, epochs, curve, progress."""
+
+import csv
+import io
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from tqdm import tqdm
+
+from samtune.preprocessing.atomic_file import write_atomically
+from samtune.training.case_dice import CaseDice
+
+
+class ClipGradients:
+    """Clips the norm of all gradients before the optimizer's step."""
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+
+    def _clip(self, engine: Engine) -> None:
+        parameters = [p for p in engine.network.parameters() if p.grad is not None]  # type: ignore[attr-defined]
+        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class SetEpoch:
+    """Tells samplers and datasets which epoch begins: order and draws depend on it alone."""
+
+    def __init__(self, targets: list[Any]) -> None:
+        self.targets = targets
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._set)
+
+    def _set(self, engine: Engine) -> None:
+        for target in self.targets:
+            target.set_epoch(engine.state.epoch)
+
+
+class Curve:
+    """Writes ``curve.csv``, one row an epoch: loss, learning rate, validation Dice, seconds.
+
+    A resumed run goes on with the rows that are there.
+
+    Args:
+        path: the file.
+        validator: the evaluator that runs at the end of an epoch, before this handler.
+        dice: its metric.
+        optimizer: whose learning rate is written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        validator: Engine,
+        dice: CaseDice,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.dice = dice
+        self.optimizer = optimizer
+        self._rows: list[dict[str, str]] = []
+        self._losses: list[float] = []
+        self._start = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after the validation handler."""
+        engine.add_event_handler(Events.STARTED, self._resume)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _resume(self, engine: Engine) -> None:
+        self._rows = []
+        if engine.state.epoch > 0 and self.path.is_file():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            self._rows = [row for row in rows if int(row["epoch"]) <= engine.state.epoch]
+
+    def _begin(self, engine: Engine) -> None:
+        self._losses, self._start = [], time.perf_counter()
+
+    def _collect(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        items = output if isinstance(output, list) else [output]
+        self._losses.append(float(items[0]["loss"]))
+
+    def _write(self, engine: Engine) -> None:
+        validated = self.validator.state.epoch == engine.state.epoch
+        dice = self.dice.per_class if validated else {}
+        known = [value for value in dice.values() if not math.isnan(value)]
+        row = {
+            "epoch": str(engine.state.epoch),
+            "iteration": str(engine.state.iteration),
+            "train_loss": f"{sum(self._losses) / max(len(self._losses), 1):.6g}",
+            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
+            "val_dice": f"{sum(known) / len(known):.6g}" if known else "",
+            **{f"val_dice_{name}": "" for name in self.dice.class_names},
+            **{f"val_dice_{name}": f"{value:.6g}" for name, value in dice.items()},
+            "seconds": f"{time.perf_counter() - self._start:.1f}",
+        }
+        self._rows.append(row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+
+class Progress:
+    """One progress bar over the iterations, on stderr; off when that is not a terminal.
+
+    Args:
+        what: text before the bar.
+        show: ``None``: when stderr is a terminal.
+    """
+
+    def __init__(self, what: str = "training", show: bool | None = None) -> None:
+        self.what = what
+        self.show = sys.stderr.isatty() if show is None else show
+        self._bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer or evaluator."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+
+    def _open(self, engine: Engine) -> None:
+        state = engine.state
+        total = (state.max_epochs or 1) * (state.epoch_length or 0)
+        self._bar = tqdm(
+            total=total or None, desc=self.what, disable=not self.show, initial=state.iteration
+        )
+
+    def _advance(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        first = output[0] if isinstance(output, list) else output
+        if "loss" in first:
+            self._bar.set_postfix(loss=f"{float(first['loss']):.3f}", refresh=False)
+        self._bar.update()
+
+    def _close(self, engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _failed(self, engine: Engine, error: Exception) -> None:
+        self._close(engine)
+        raise error

@@ -1,0 +1,93 @@
+"""The network of a run: a SAM, its class head, and the PEFT method put into it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
+from samtune.peft.adapt import AdaptSummary, DecoderPolicy, adapt, method_configs
+from samtune.peft.adapter_file import AdapterFile, load_adapter, read_adapter
+from samtune.peft.registry import build_method
+
+# a quarter of the cost of LiteMedSAM's native 256, enough for small structures cut out large
+DEFAULT_IMAGE_SIZE = {"lite_medsam": 128}
+
+
+class AdaptedSegmenter(SamSegmenter):
+    """A :class:`SamSegmenter` that knows how it was adapted.
+
+    Attributes:
+        peft: method and decoder policy, as they stand in adapter files.
+        summary: parameter counts.
+    """
+
+    peft: dict[str, Any]
+    summary: AdaptSummary
+
+
+def build_network(
+    *,
+    arch: str = "auto",
+    checkpoint: str | Path | None = None,
+    image_size: int | str | None = "auto",
+    num_classes: int,
+    peft: Mapping[str, Any] | None = None,
+    decoder: DecoderPolicy = "full",
+    seed: int = 0,
+    adapter: str | Path | AdapterFile | None = None,
+) -> AdaptedSegmenter:
+    """Build, adapt, and where asked load a trained adapter.
+
+    Args:
+        arch, checkpoint: see :func:`samtune.networks.build_sam`.
+        image_size: pixels; ``auto``: 128 for ``lite_medsam``, the native size for the others.
+        num_classes: foreground classes.
+        peft: ``{"name": "lora", ...}``; ``None``: the encoder stays as it is.
+        decoder: ``frozen``, ``full`` or ``lora``.
+        seed: of the initial factors.
+        adapter: file of a trained adapter of exactly this network.
+    """
+    size = None
+    if image_size == "auto":
+        name = "lite_medsam" if arch == "auto" and checkpoint is None else arch
+        size = DEFAULT_IMAGE_SIZE.get(name)
+    elif image_size is not None:
+        size = int(image_size)
+    sam = build_sam(arch, checkpoint, size)
+    network = AdaptedSegmenter(sam, num_classes)
+    method = None if peft is None else build_method(peft)
+    generator = torch.Generator().manual_seed(seed)
+    network.summary = adapt(network, method, decoder=decoder, generator=generator)
+    network.peft = method_configs(method, decoder)
+    if adapter is not None:
+        load_adapter(network, adapter, peft=network.peft)
+    return network
+
+
+def network_from_adapter(
+    path: str | Path, *, checkpoint: str | Path | None = None
+) -> tuple[AdaptedSegmenter, AdapterFile]:
+    """Rebuild the network of an adapter file and load it.
+
+    Args:
+        checkpoint: base weights; ``None``: the packaged ones, where the architecture has them.
+    """
+    adapter = read_adapter(path)
+    if adapter.base["arch"] not in ARCHITECTURES:
+        msg = (
+            f"adapter '{path}' is for architecture '{adapter.base['arch']}', known are: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+        raise ValueError(msg)
+    network = build_network(
+        arch=adapter.base["arch"],
+        checkpoint=checkpoint,
+        image_size=adapter.base["image_size"],
+        num_classes=adapter.base["num_classes"],
+        peft=adapter.peft["method"],
+        decoder=adapter.peft["decoder"],
+        adapter=adapter,
+    )
+    return network.eval(), adapter

@@ -1,0 +1,108 @@
+"""Raw scans as a dataset of slices, through the intensity step and slicer of training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.prepare import prepare_case
+from samtune.preprocessing.slice_transforms import image_tensor
+from samtune.preprocessing.slicing import CaseGeometry
+from samtune.preprocessing.volumes import Grid, case_id, find_volumes, read_grid, read_volume
+
+Item = dict[Any, Any]
+
+
+class RawSlices(Dataset[Item]):
+    """All slices of some NIfTI files, file after file; one volume is in memory at a time.
+
+    Args:
+        images: files, or folders of them.
+        intensity: of the training data, see ``run.json``.
+        axis: RAS axis that the training data was cut along; ``None``: the largest spacing's.
+        transform: into the model's frame.
+        out: folder of the label files, named like the images.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or unreadable, two have one name, or an
+            output is one of the inputs.
+    """
+
+    def __init__(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        intensity: Mapping[str, Any],
+        axis: int | None,
+        transform: Callable[[Item], Item],
+        out: str | Path,
+    ) -> None:
+        self.paths = _files(images)
+        self.intensity = Intensity.from_dict(dict(intensity))
+        self.axis = axis
+        self.transform = transform
+        self.out = Path(out)
+        for case, path in self.paths.items():
+            if self.output(case).resolve() == path.resolve():
+                msg = (
+                    f"'{path}' would be overwritten by its prediction; choose another output folder"
+                )
+                raise ValueError(msg)
+        # headers only: a file that can't be read is known before the first prediction
+        self._grids = {case: read_grid(path) for case, path in self.paths.items()}
+        self._geometries = {
+            case: CaseGeometry.of(grid, case=case, axis=axis) for case, grid in self._grids.items()
+        }
+        self._index = [
+            (case, index)
+            for case, geometry in self._geometries.items()
+            for index in range(geometry.slices_shape[0])
+        ]
+        self._loaded: tuple[str, np.ndarray[Any, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, position: int) -> Item:
+        case, index = self._index[position]
+        if self._loaded is None or self._loaded[0] != case:
+            volume = read_volume(self.paths[case])
+            slices, _ = prepare_case(volume, case=case, intensity=self.intensity, axis=self.axis)
+            self._loaded = (case, slices)
+        image = self._loaded[1][index]
+        return self.transform(
+            {
+                "case": case,
+                "index": index,
+                "image": image_tensor(image),
+                "size_hw": np.array(image.shape[:2], dtype=np.int64),
+            }
+        )
+
+    def grid(self, case: str) -> Grid:
+        """Voxel grid of the case's file."""
+        return self._grids[case]
+
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self._geometries[case]
+
+    def output(self, case: str) -> Path:
+        """Where the case's label file goes."""
+        return self.out / self.paths[case].name
+
+
+def _files(images: str | Path | Sequence[str | Path]) -> dict[str, Path]:
+    given = [images] if isinstance(images, str | Path) else list(images)
+    paths: dict[str, Path] = {}
+    for entry in map(Path, given):
+        found = find_volumes(entry) if entry.is_dir() else {case_id(entry): entry}
+        for case, path in found.items():
+            if case in paths:
+                msg = f"'{paths[case]}' and '{path}' have one name; predict them into two folders"
+                raise ValueError(msg)
+            paths[case] = path
+    return paths

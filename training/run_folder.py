@@ -1,0 +1,207 @@
+"""The folder of a run: what it was made with, for resuming, evaluating and predicting.
+
+``run.json`` (settings, task, data, network, versions, commit), ``adapter_best.safetensors``,
+``adapter_last.safetensors``, ``checkpoint.pt`` (to resume from), ``curve.csv``, ``tensorboard/``.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from samtune import __version__
+from samtune.networks.weights import sha256_of
+from samtune.peft.adapter_file import base_config
+from samtune.preprocessing.atomic_file import write_atomically
+from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.training.network import AdaptedSegmenter, network_from_adapter
+from samtune.training.task import Task
+
+FORMAT_VERSION = 1
+RUN_FILE = "run.json"
+# settings that don't change what is learned at an epoch, or only how far it goes
+MAY_DIFFER = ("device", "epochs", "num_workers")
+_LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Writes ``run.json``; refuses a folder that holds another run.
+
+    Args:
+        path: the folder.
+        settings: what a user varies, by config key.
+        manifest, task, network: what is trained.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        settings: Mapping[str, Any],
+        manifest: Manifest,
+        task: Task,
+        network: AdaptedSegmenter,
+    ) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(json.dumps(dict(settings), default=str))
+        self.manifest = manifest
+        self.task = task
+        self.network = network
+
+    def _slices_hash(self) -> str:
+        return sha256_of(self.manifest.root / MANIFEST_NAME)
+
+    def start(self) -> None:
+        """Check the folder, log the parameter counts, write ``run.json``.
+
+        Raises:
+            FileExistsError: the folder holds a run with other settings; names the keys.
+        """
+        file = self.path / RUN_FILE
+        if file.is_file():
+            before = _read(file)
+            was = before["settings"]
+            different = [
+                f"{key} was {was.get(key)!r}, now {self.settings.get(key)!r}"
+                for key in sorted(set(was) | set(self.settings))
+                if key not in MAY_DIFFER and was.get(key) != self.settings.get(key)
+            ]
+            if before["data"]["slices"] != self._slices_hash():
+                different.append("the slices are others than those it was trained on")
+            if different:
+                msg = (
+                    f"'{self.path}' holds another run: {'; '.join(different)}; choose another "
+                    "run_name, or remove the folder"
+                )
+                raise FileExistsError(msg)
+        logger.info("%s", self.network.summary)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "settings": self.settings,
+            "task": self.task.to_dict(),
+            "data": {
+                "dataset_dir": str(self.manifest.root),
+                "slices": self._slices_hash(),
+                **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
+            },
+            "network": {**base_config(self.network), "peft": self.network.peft},
+            "parameters": {
+                "trainable": self.network.summary.trainable,
+                "total": self.network.summary.total,
+            },
+            "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
+            "git_commit": _git_commit(),
+            "command": sys.argv,
+        }
+        text = json.dumps(record, indent=2, sort_keys=True)
+        write_atomically(file, (text + "\n").encode())
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished or unfinished run as it lies on disk.
+
+    Attributes:
+        path: the folder.
+        record: content of ``run.json``.
+        task: what it segments.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    task: Task
+
+    @property
+    def dataset_dir(self) -> str:
+        """Slices it was trained on."""
+        return str(self.record["data"]["dataset_dir"])
+
+    @property
+    def intensity(self) -> dict[str, Any]:
+        """Intensity step of its training data."""
+        return dict(self.record["data"]["intensity"])
+
+    @property
+    def axis(self) -> int | None:
+        """RAS axis its training data was asked to be cut along, ``None``: the largest spacing's."""
+        axis = self.record["data"]["axis"]
+        return None if axis in (None, "auto") else int(axis)
+
+    def network(
+        self, which: str = "best", checkpoint: str | Path | None = None
+    ) -> AdaptedSegmenter:
+        """The trained network, ready to predict.
+
+        Args:
+            which: ``best`` or ``last``.
+            checkpoint: base weights; ``None``: those it was trained with.
+
+        Raises:
+            FileNotFoundError: that adapter was not written yet.
+        """
+        if which not in ("best", "last"):
+            msg = f"adapter must be 'best' or 'last', got '{which}'"
+            raise ValueError(msg)
+        if checkpoint is None:
+            checkpoint = self.record["settings"].get("checkpoint")
+        network, _ = network_from_adapter(
+            self.path / f"adapter_{which}.safetensors", checkpoint=checkpoint
+        )
+        return network
+
+
+def load_run(path: str | Path) -> TrainedRun:
+    """Read the folder of a run.
+
+    Raises:
+        FileNotFoundError: no ``run.json`` there.
+    """
+    path = Path(path)
+    file = path / RUN_FILE
+    if not file.is_file():
+        msg = f"'{path}' is not the folder of a run: it has no {RUN_FILE}"
+        raise FileNotFoundError(msg)
+    record = _read(file)
+    return TrainedRun(path, record, Task.from_dict(record["task"]))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        msg = f"'{file}' is damaged: {error}"
+        raise ValueError(msg) from error
+    if record.get("format_version") != FORMAT_VERSION:
+        msg = (
+            f"'{file}' has format_version {record.get('format_version')}, this version reads "
+            f"{FORMAT_VERSION}"
+        )
+        raise ValueError(msg)
+    return record
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str | None:
+    """Commit of the source checkout; ``None`` for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
