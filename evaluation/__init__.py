@@ -1,5 +1,6 @@
 """Metrics on masks and volumes, tables of them, their summary, and overlay pictures."""
 
+from samtune.evaluation.dice import dice_score
 from samtune.evaluation.evaluate_folders import FolderReport, evaluate_folders
 from samtune.evaluation.metrics import MaskScores, Status, score_masks
 from samtune.evaluation.metrics_csv import MetricsCsv
@@ -22,6 +23,7 @@ __all__ = [
     "Row",
     "Status",
     "SummaryRow",
+    "dice_score",
     "evaluate_folders",
     "failed_case_rows",
     "format_summary",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samtune.evaluation.atomic_write import append, write_atomically
+from samtune.atomic import append, write_atomically
 from samtune.evaluation.definitions import DEFINITION_VERSION, DEFINITIONS, tool_versions
 from samtune.evaluation.metrics import Status, check_tolerances
 from samtune.evaluation.regions import Region, check_regions

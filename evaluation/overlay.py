@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from samtune.evaluation.atomic_write import write_atomically
+from samtune.atomic import write_atomically
 
 GreySlice: TypeAlias = npt.NDArray[np.uint8]
 LabelSlice: TypeAlias = npt.NDArray[np.integer[Any]]

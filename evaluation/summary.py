@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.evaluation.atomic_write import write_atomically
+from samtune.atomic import write_atomically
 from samtune.evaluation.table import Row, format_csv, format_number, nsd_column
 
 

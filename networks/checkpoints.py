@@ -1,6 +1,7 @@
 """Read checkpoint files and load them with every key accounted for."""
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint '{path}' can't be read, it may be truncated or altered: {_one_line(error)}"
         )
         raise ValueError(msg) from error
-    except Exception as error:  # pickle's own error type, for files that hold more than tensors
-        msg = f"checkpoint '{path}' is refused, expected tensors by name only: {_one_line(error)}"
+    except Exception as error:  # pickle's own error types, for files that hold more than tensors
+        # not torch's own text, which tells the reader to run the file's code
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it refers to {found[1]}" if found else f"{type(error).__name__} in its pickle"
+        msg = f"checkpoint '{path}' is refused, expected tensors by name only: {reason}"
         raise ValueError(msg) from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -7,7 +7,6 @@ libraries.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from samtune.atomic import whole_file
 from samtune.peft.adapt import trained_state
 
 FORMAT_VERSION = 1
@@ -59,13 +59,8 @@ def save_adapter(
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
     tensors = {n: t.cpu().contiguous() for n, t in trained_state(model).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, {_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
@@ -89,10 +84,21 @@ def read_adapter(path: str | Path) -> AdapterFile:
     if raw is None:
         msg = f"'{path}' is a safetensors file without samtune's header: not an adapter file"
         raise ValueError(msg)
-    header = json.loads(raw)
-    if header.get("format_version") != FORMAT_VERSION:
-        found = header.get("format_version")
+    try:
+        header = json.loads(raw)
+    except json.JSONDecodeError as error:
+        msg = f"adapter '{path}' has a header that is not JSON: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(header, dict) or "format_version" not in header:
+        msg = f"adapter '{path}' has a header without format_version: not an adapter file"
+        raise ValueError(msg)
+    if header["format_version"] != FORMAT_VERSION:
+        found = header["format_version"]
         msg = f"adapter '{path}' has format_version {found}, this version reads {FORMAT_VERSION}"
+        raise ValueError(msg)
+    lacking = [key for key in ("peft", "base", "extra") if key not in header]
+    if lacking:
+        msg = f"adapter '{path}' has a header without {', '.join(lacking)}"
         raise ValueError(msg)
     return AdapterFile(path, tensors, header["peft"], header["base"], header["extra"])
 

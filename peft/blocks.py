@@ -21,14 +21,17 @@ def select_blocks(spec: BlockSpec, num_blocks: int) -> list[int]:
         if spec == "all":
             return list(range(num_blocks))
         kind, _, number = spec.partition(":")
-        if kind == "last" and number.isdigit() and int(number) <= num_blocks:
+        if kind == "last" and number.isdecimal() and int(number) <= num_blocks:
             return list(range(num_blocks - int(number), num_blocks))
         parts = [part.strip() for part in spec.split(",")]
-        if not all(part.isdigit() for part in parts):
+        if not all(part.isdecimal() for part in parts):
             msg = f"blocks '{spec}' not understood, {expected}"
             raise ValueError(msg)
         spec = [int(part) for part in parts]
-    chosen = list(spec)
+    if not isinstance(spec, Sequence):  # a config's bare `blocks: 3`
+        msg = f"blocks {spec} not understood, {expected}, as a list"
+        raise ValueError(msg)
+    chosen: list[int] = list(spec)
     fits = all(type(b) is int and 0 <= b < num_blocks for b in chosen)
     if not fits or len(set(chosen)) != len(chosen):
         msg = f"blocks {chosen}: each index once, {expected}"

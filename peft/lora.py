@@ -136,6 +136,9 @@ class LoRA:
         if not self.targets or not set(self.targets) <= set(QKV):
             msg = f"targets must be among q, k, v, got {self.targets}"
             raise ValueError(msg)
+        if len(set(self.targets)) != len(self.targets):
+            msg = f"targets: each of q, k, v at most once, got {self.targets}"
+            raise ValueError(msg)
 
     def config(self) -> dict[str, Any]:
         """Hyper-parameters as they stand in an adapter file."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 from samtune.preprocessing.manifest import Manifest, SliceRecord
 from samtune.preprocessing.slice_file import LabelArray, read_slice_file
 from samtune.preprocessing.slicing import slice_spacing

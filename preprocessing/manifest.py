@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.splits import SPLITS
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samtune.preprocessing.atomic_file import partial_path
+from samtune.atomic import partial_path
 from samtune.preprocessing.manifest import (
     MANIFEST_NAME,
     Manifest,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles

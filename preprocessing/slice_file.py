@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 from samtune.preprocessing.volumes import Array
 
 IMAGE_TYPES = (np.uint8, np.uint16)

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.spatialimages import HeaderDataError
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 
 SUFFIXES = (".nii.gz", ".nii")
 AFFINE_TOLERANCE = 1e-3

@@ -92,13 +92,36 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
     Raises:
         ValueError: the case is unlabelled.
     """
+    slices = {}
+    for index, (_, label) in _read_slices(manifest, case).items():
+        if label is None:
+            msg = f"case '{case}' of '{manifest.root}' has no label"
+            raise ValueError(msg)
+        slices[index] = label
+    return _on_grid(slices, manifest, case)
+
+
+def image_volume(manifest: Manifest, case: str) -> Array:
+    """The image of a case on its own grid, from its slice files: after the intensity step.
+
+    Raises:
+        ValueError: the slices are in colour.
+    """
+    slices = {index: image for index, (image, _) in _read_slices(manifest, case).items()}
+    return _on_grid(slices, manifest, case)
+
+
+def _read_slices(manifest: Manifest, case: str) -> dict[int, tuple[Array, Array | None]]:
     records = manifest.select(case=case)
     files = {record.file: read_slice_file(manifest.path(record)) for record in records}
     slices = {}
     for record in records:
-        labels = files[record.file][1]
-        if labels is None:
-            msg = f"case '{case}' of '{manifest.root}' has no label"
-            raise ValueError(msg)
-        slices[record.index] = labels[record.position]
-    return assemble(slices, manifest.cases[case].geometry, next(iter(slices.values())).dtype)
+        imgs, gts = files[record.file]
+        label = None if gts is None else gts[record.position]
+        slices[record.index] = (imgs[record.position], label)
+    return slices
+
+
+def _on_grid(slices: Mapping[int, Array], manifest: Manifest, case: str) -> Array:
+    dtype = next(iter(slices.values())).dtype
+    return assemble(slices, manifest.cases[case].geometry, dtype)

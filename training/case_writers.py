@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 from ignite.engine import Engine
 
 from samtune.evaluation.metrics_csv import MetricsCsv
@@ -32,7 +33,8 @@ class CaseMetricsWriter(CaseStream):
         out: the table, ``.csv``.
         tolerances_mm: of the Surface Dice.
         protocol: what stands in the companion file about how the masks came about.
-        pred_dir: where to write the predictions as label files too.
+        pred_dir: where to write the predictions as label files too; of overlapping class masks the
+            later class is kept there, the scores are those of the masks.
     """
 
     def __init__(
@@ -87,14 +89,24 @@ class CaseMetricsWriter(CaseStream):
     def _masks(self, slices: Mapping[int, Array], case: str, label: Array) -> list[Array]:
         geometry = self.manifest.cases[case].geometry
         if slices and next(iter(slices.values())).ndim == 3:
-            return [
+            masks = [
                 assemble({k: v[p] for k, v in slices.items()}, geometry, bool)
                 for p in range(len(self.regions))
             ]
+            pred = np.zeros_like(label)
+            for region, mask in zip(self.regions, masks, strict=True):
+                if len(region.labels) == 1:
+                    pred[mask] = region.labels[0]
+            self._write_prediction(case, pred)
+            return masks
         pred = assemble(slices, geometry, label.dtype)
-        if self.pred_dir is not None:
-            write_label(self.pred_dir / f"{case}.nii.gz", pred, like=grid_of(geometry))
+        self._write_prediction(case, pred)
         return [region_mask(pred, region) for region in self.regions]
+
+    def _write_prediction(self, case: str, pred: Array) -> None:
+        if self.pred_dir is not None:
+            geometry = self.manifest.cases[case].geometry
+            write_label(self.pred_dir / f"{case}.nii.gz", pred, like=grid_of(geometry))
 
     def ended(self, engine: Engine) -> None:
         """Score what was never seen, sort the table, write the summary."""

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from samtune.atomic import whole_file
 from samtune.peft.adapt import trained_state
 from samtune.peft.adapter_file import save_adapter
 from samtune.training.network import AdaptedSegmenter
@@ -103,12 +103,8 @@ class RunCheckpoint:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        temporary = self.path / f".{CHECKPOINT}.{os.getpid()}.tmp"
-        try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.path / CHECKPOINT)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(self.path / CHECKPOINT) as partial:
+            torch.save(state, partial)
 
     def _save_adapter(self, which: str, extra: dict[str, Any]) -> None:
         path = self.path / f"adapter_{which}.safetensors"

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
-from samtune.preprocessing.atomic_file import write_atomically
+from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
 
 

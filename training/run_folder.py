@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from samtune import __version__
+from samtune.atomic import write_atomically
 from samtune.networks.weights import sha256_of
 from samtune.peft.adapter_file import base_config
-from samtune.preprocessing.atomic_file import write_atomically
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
 from samtune.training.task import Task

@@ -41,7 +41,7 @@ def imported(source: str) -> Iterator[str]:
 
 def forbidden(source: str, allowed: list[str]) -> list[str]:
     """Imports that a file with these allowed prefixes must not have."""
-    prefixes = ["samtune.__version__", *allowed]
+    prefixes = ["samtune.__version__", "samtune.atomic", *allowed]
 
     def is_fine(name: str) -> bool:
         top = name.split(".")[0]  # empty for a relative import

@@ -4,11 +4,13 @@ import os
 
 import pytest
 
-from samtune.evaluation.atomic_write import append, write_atomically
+from samtune.atomic import append, partial_path, write_atomically
 
 
 def test_folder_is_made_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "new" / "table.csv"
+    path.parent.mkdir()
+    partial_path(path).write_bytes(b"left by a killed run")
     write_atomically(path, b"one")
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all; a leaf that every folder may import."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL_SUFFIX = ".part"
+
+
+def partial_path(path: Path) -> Path:
+    """Hidden neighbour of ``path`` that holds its bytes until they are complete.
+
+    The name is fixed, so what a killed run left is overwritten by the next one.
+    """
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes ``path`` in one step when the block ends well.
+
+    The folder is made when it is missing; after an error the old file is as it was.
+
+    Raises:
+        OSError: it can't be written; names the file.
+    """
+    partial = partial_path(path)
+    with _error_names(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``; a reader, or a kill, sees the old file or the new one."""
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add ``data`` to the end of ``path`` in one write.
+
+    Raises:
+        OSError: it can't be written; a part of ``data`` may be there.
+    """
+    with _error_names(path), path.open("ab") as file:
+        file.write(data)
+
+
+@contextmanager
+def _error_names(path: Path) -> Iterator[None]:
+    """Give an OSError the file it is about: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
