@@ -25,7 +25,7 @@ CORE = [
     "scikit-image",  # resampling, outlines, PNG
     "pyyaml",  # MONAI reads YAML configs only when it is there
     "numpy>=2",
-    "scipy",
+    "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
     "tqdm",

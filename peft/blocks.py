@@ -31,7 +31,7 @@ def select_blocks(spec: BlockSpec, num_blocks: int) -> list[int]:
     if not isinstance(spec, Sequence):  # a config's bare `blocks: 3`
         msg = f"blocks {spec} not understood, {expected}, as a list"
         raise ValueError(msg)
-    chosen: list[int] = list(spec)
+    chosen = [*spec]
     fits = all(type(b) is int and 0 <= b < num_blocks for b in chosen)
     if not fits or len(set(chosen)) != len(chosen):
         msg = f"blocks {chosen}: each index once, {expected}"

@@ -227,9 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not all(value is None or value > 0 for value in (args.minutes, args.epochs)):
         parser.error("--minutes and --epochs must be > 0")
-    if args.minutes is None and args.epochs is None:
-        args.minutes = 7.0
-    length = Length(args.minutes, args.epochs)
+    length = Length(args.minutes or (None if args.epochs else 7.0), args.epochs)
     try:
         device, manifest = pick_device(args.device), load_manifest(args.slices)
         cases_of(manifest, "test")  # says what is wrong before the minutes of training

@@ -139,7 +139,6 @@ class SliceDataset(Dataset[Item]):
 
     def _encode(self, item: Item) -> Item:
         assert self.from_block is not None
-        # one image at a time: on a CPU the early stages then stay in the processor's cache
         device = next(self._network.parameters()).device
         image: Tensor = item["image"][None].to(device)
         features = self._network.prefix(image, self.from_block)[0]

@@ -9,20 +9,37 @@ from safetensors.torch import save_file
 from samtune.networks import ARCHITECTURES, build_sam
 from samtune.networks.build import Architecture, _recognise
 from samtune.networks.sam_vit import SamViT
+from samtune.networks.tiny_vit import TinyViT
 
 
 def tiny_vit_b(image_size, dim=24):
     return SamViT(image_size=image_size, dim=dim, depth=2, num_heads=3, global_blocks=(1,))
 
 
+def tiny_lite_medsam(_image_size):
+    return TinyViT(
+        patch_stride=1,
+        dims=(8, 12, 20, 24),
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 3, 5, 2),
+    )
+
+
 @pytest.fixture
-def tiny_vit_b_arch(monkeypatch):
+def _tiny_lite_medsam(monkeypatch):
+    """LiteMedSAM's layout at a size that costs nothing, under the name of the real one."""
+    tiny = Architecture(tiny_lite_medsam, 256, (128, 256, 512), "medsam")
+    monkeypatch.setitem(ARCHITECTURES, "lite_medsam", tiny)
+
+
+@pytest.fixture
+def _tiny_vit_b(monkeypatch):
     """SAM's ViT layout at a size that costs nothing, under the name of the real one."""
     monkeypatch.setitem(ARCHITECTURES, "vit_b", Architecture(tiny_vit_b, 64, (64,), "sam"))
 
 
 @pytest.fixture
-def vit_file(tiny_vit_b_arch, tmp_path):
+def vit_file(_tiny_vit_b, tmp_path):
     path = tmp_path / "sam_vit_tiny.pth"
     torch.save(build_sam("vit_b", "random").state_dict(), path)
     return path
@@ -33,6 +50,7 @@ def same_state(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("_tiny_lite_medsam")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_random_weights_saved_and_loaded_are_the_same_network(tmp_path, suffix):
     first = build_sam("lite_medsam", "random")
@@ -84,6 +102,7 @@ def test_parts_are_in_evaluation_mode_and_image_size_sets_the_grid():
     assert vit.prompt_encoder.image_embedding_size == (64, 64)
 
 
+@pytest.mark.usefixtures("_tiny_lite_medsam")
 def test_size_of_the_image_changes_no_weight(tmp_path):
     path = tmp_path / "base.pth"
     torch.save(build_sam("lite_medsam", "random").state_dict(), path)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-NATIVE = {"tiny_vit": (64, 64), "sam_vit": (64, 64)}
 kinds = pytest.mark.parametrize("kind", ["tiny_vit", "sam_vit"])
 
 
@@ -88,7 +87,8 @@ def test_last_cut_holds_the_embedding_and_the_one_before_lacks_the_neck(make_enc
 def test_units_say_which_side_of_a_cut_every_parameter_is_on(make_encoder, kind):
     encoder = make_encoder(kind)
     names = {name for name, _ in encoder.named_parameters()}
-    x = torch.randn(1, 3, 64, 64)
+    side = {"tiny_vit": 16, "sam_vit": 64}[kind]
+    x = torch.randn(1, 3, side, side)
     for cut in range(num_sites(encoder) + 2):
         features = encoder.forward_prefix(x, cut)
         before = {name for name in names if encoder.unit_of(name) < cut}

@@ -53,8 +53,9 @@ def randomised(module, dtype=torch.float64):
 def both_at_256(published):
     """{part: (published, ours)} of one image with three boxes, from the same weights."""
     sam = build_sam("lite_medsam")
-    theirs = published.build_lite_medsam().eval()
+    theirs = published.build_lite_medsam()
     theirs.load_state_dict(sam.state_dict(), strict=True)
+    theirs.eval()  # only now: it copies the attention biases
     ours = SamSegmenter(sam, 1).eval()
     image = smooth_image(256)
     boxes = torch.tensor([[30.0, 40, 90, 120], [0, 0, 256, 256], [200, 17, 230, 31]])
