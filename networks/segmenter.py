@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from samtune.networks.build import Sam
 
-# ImageNet mean and deviation on 0..255, as SAM was trained (segment_anything/build_sam.py)
-SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
-SAM_PIXEL_STD = (58.395, 57.12, 57.375)
+# Logit of a foreground class where the image says nothing: a probability of 5 % against background.
+PRIOR_LOGIT = -3.0
 
 
 class ClassHead(nn.Module):
-    """One output token and hypernetwork a foreground class, started from SAM's single-mask pair.
+    """One output token, hypernetwork and bias a foreground class.
 
+    Token and hypernetwork start from SAM's single-mask pair, the bias at 0.
     LiteMedSAM trained mask token 0 alone; tokens 1 to 3 are no starting point there.
     """
 
@@ -27,6 +27,7 @@ class ClassHead(nn.Module):
         hypernetwork: nn.Module = mask_decoder.get_submodule("output_hypernetworks_mlps.0")
         self.tokens = nn.Parameter(token.repeat(num_classes, 1))
         self.hypernetworks = nn.ModuleList(copy.deepcopy(hypernetwork) for _ in range(num_classes))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
 
 
 class SamSegmenter(nn.Module):
@@ -56,6 +57,19 @@ class SamSegmenter(nn.Module):
         self.image_size = sam.image_size
         self.normalization = sam.normalization
         self.base_sha256 = sam.base_sha256
+        self._centre_bias()
+
+    @torch.no_grad()
+    def _centre_bias(self) -> None:
+        """Let an empty embedding give :data:`PRIOR_LOGIT` in every class.
+
+        Without a prompt SAM's mask logits are far below 0 everywhere (LiteMedSAM: -14): its softmax
+        against the background would be saturated, and training would begin on a plateau.
+        """
+        grid = cast(tuple[int, int], self.prompt_encoder.image_embedding_size)
+        empty = self.class_head.tokens.new_zeros(1, self.class_head.tokens.shape[1], *grid)
+        level = self._segment_classes(empty)[0, 1:].mean((1, 2))
+        self.class_head.bias.copy_(PRIOR_LOGIT - level)
 
     def decoder_paths(self) -> list[str]:
         """Modules and parameters of the mask decoder that the prompt-free forward uses."""
@@ -144,6 +158,7 @@ class SamSegmenter(nn.Module):
         sparse = sparse.expand(batch, -1, -1)
         head = self.class_head
         foreground = self._decode(embedding, sparse, dense, head.tokens, list(head.hypernetworks))
+        foreground = foreground + head.bias[:, None, None]
         return F.pad(foreground, (0, 0, 0, 0, 1, 0))  # channel 0: background, zero
 
     def _segment_prompts(

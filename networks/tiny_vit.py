@@ -270,7 +270,7 @@ class TinyViT(nn.Module):
         """
         if x.device.type == "cpu" and len(x) > 1 and not torch.is_grad_enabled():
             # 2 to 3 times faster: one image's wide early features stay in the processor's cache
-            return torch.cat([self.forward_prefix(image, block) for image in x.split(1)])
+            return torch.cat([self.forward_prefix(image, block) for image in x[:, None]])
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         for conv_block in self.layers[0].blocks:  # type: ignore[union-attr]
             x = conv_block(x)

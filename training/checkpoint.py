@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -65,9 +66,14 @@ class RunCheckpoint:
         file = self.path / CHECKPOINT
         if not file.is_file():
             return
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            msg = f"'{file}' can't be read, it may be truncated; remove it to train from the start"
+            raise ValueError(msg) from error
         own = trained_state(self.network)
-        if set(own) != set(state["trained"]):
+        shapes = {name: tensor.shape for name, tensor in own.items()}
+        if shapes != {name: tensor.shape for name, tensor in state["trained"].items()}:
             msg = f"'{file}' is of another network: its trained tensors differ"
             raise ValueError(msg)
         with torch.no_grad():

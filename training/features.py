@@ -29,7 +29,7 @@ class SliceDataset(Dataset[Item]):
     on seed, slice and epoch alone.
 
     Args:
-        items: see :func:`samtune.training.slice_data.slice_items`.
+        data: items, see :func:`samtune.training.slice_data.slice_items`.
         transform: deterministic, up to and including the model's frame.
         network: whose frozen prefix is cached, on the device it is on then.
         random_transforms: MONAI dictionary transforms on ``image`` and ``label`` in the frame.
@@ -46,7 +46,7 @@ class SliceDataset(Dataset[Item]):
 
     def __init__(
         self,
-        items: Sequence[Mapping[str, Any]],
+        data: Sequence[Mapping[str, Any]],
         transform: Callable[[Mapping[str, Any]], Item],
         *,
         network: SamSegmenter,
@@ -66,7 +66,7 @@ class SliceDataset(Dataset[Item]):
         if dtype not in ("float32", "float16"):
             msg = f"dtype must be float32 or float16, got '{dtype}'"
             raise ValueError(msg)
-        self.items = list(items)
+        self.data = list(data)
         self.transform = transform
         self.random = Compose(list(random_transforms)) if len(random_transforms) > 0 else None
         self.views = views if self.random is not None else 1
@@ -91,11 +91,11 @@ class SliceDataset(Dataset[Item]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.data)
 
     def __getitem__(self, index: int) -> Item:
         if self.from_block is None:
-            item = self.transform(self.items[index])
+            item = self.transform(self.data[index])
             return item if self.random is None else self._draw(item, index, self.epoch)
         if not self._cached:
             self._fill()
@@ -129,8 +129,8 @@ class SliceDataset(Dataset[Item]):
         network.eval()
         off = self._progress is None or not sys.stderr.isatty()
         cached = []
-        for index in tqdm(range(len(self.items)), desc=self._progress, disable=off, unit="slice"):
-            first = self.transform(self.items[index])
+        for index in tqdm(range(len(self.data)), desc=self._progress, disable=off, unit="slice"):
+            first = self.transform(self.data[index])
             views = [first]
             views += [self._draw(dict(first), index, view) for view in range(1, self.views)]
             cached.append([self._encode(view) for view in views])

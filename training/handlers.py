@@ -50,7 +50,7 @@ class SetEpoch:
 class Curve:
     """Writes ``curve.csv``, one row an epoch: loss, learning rate, validation Dice, seconds.
 
-    A resumed run goes on with the rows that are there.
+    A resumed run goes on with the rows that are there of the epochs before.
 
     Args:
         path: the file.
@@ -71,25 +71,29 @@ class Curve:
         self.validator = validator
         self.dice = dice
         self.optimizer = optimizer
-        self._rows: list[dict[str, str]] = []
+        self._rows: list[dict[str, str]] | None = None
         self._losses: list[float] = []
         self._start = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the validation handler."""
-        engine.add_event_handler(Events.STARTED, self._resume)
+        engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
-    def _resume(self, engine: Engine) -> None:
-        self._rows = []
-        if engine.state.epoch > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            self._rows = [row for row in rows if int(row["epoch"]) <= engine.state.epoch]
+    def _reset(self, engine: Engine) -> None:
+        self._rows = None
+
+    def _rows_before(self, epoch: int) -> list[dict[str, str]]:
+        if epoch == 1 or not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
 
     def _begin(self, engine: Engine) -> None:
+        if self._rows is None:  # not at STARTED: a checkpoint may set the epoch after us there
+            self._rows = self._rows_before(engine.state.epoch)
         self._losses, self._start = [], time.perf_counter()
 
     def _collect(self, engine: Engine) -> None:
@@ -111,6 +115,7 @@ class Curve:
             **{f"val_dice_{name}": f"{value:.6g}" for name, value in dice.items()},
             "seconds": f"{time.perf_counter() - self._start:.1f}",
         }
+        assert self._rows is not None
         self._rows.append(row)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(row), lineterminator="\n")
@@ -134,13 +139,19 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator."""
-        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
+    def _reset(self, engine: Engine) -> None:
+        self._bar = None
+
     def _open(self, engine: Engine) -> None:
-        state = engine.state
+        if self._bar is not None:
+            return
+        state = engine.state  # not at STARTED: a checkpoint may set the iteration after us there
         total = (state.max_epochs or 1) * (state.epoch_length or 0)
         self._bar = tqdm(
             total=total or None, desc=self.what, disable=not self.show, initial=state.iteration

@@ -56,6 +56,9 @@ def build_network(
     elif image_size is not None:
         size = int(image_size)
     sam = build_sam(arch, checkpoint, size)
+    preferred = DEFAULT_IMAGE_SIZE.get(sam.arch, sam.image_size)
+    if image_size == "auto" and sam.image_size != preferred:  # recognised from the checkpoint
+        sam = build_sam(sam.arch, checkpoint, preferred)
     network = AdaptedSegmenter(sam, num_classes)
     method = None if peft is None else build_method(peft)
     generator = torch.Generator().manual_seed(seed)
@@ -73,8 +76,19 @@ def network_from_adapter(
 
     Args:
         checkpoint: base weights; ``None``: the packaged ones, where the architecture has them.
+
+    Raises:
+        FileNotFoundError: no such adapter.
+        ValueError: it isn't one, or is of other base weights, or of random ones, which are kept
+            nowhere.
     """
     adapter = read_adapter(path)
+    if adapter.base["base_sha256"] == "random":
+        msg = (
+            f"adapter '{path}' was trained on random base weights (checkpoint: random), which are "
+            "kept nowhere; train on a checkpoint to use the result"
+        )
+        raise ValueError(msg)
     if adapter.base["arch"] not in ARCHITECTURES:
         msg = (
             f"adapter '{path}' is for architecture '{adapter.base['arch']}', known are: "

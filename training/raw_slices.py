@@ -20,7 +20,7 @@ class RawSlices(Dataset[Item]):
     """All slices of some NIfTI files, file after file; one volume is in memory at a time.
 
     Args:
-        images: files, or folders of them.
+        data: files, or folders of them.
         intensity: of the training data, see ``run.json``.
         axis: RAS axis that the training data was cut along; ``None``: the largest spacing's.
         transform: into the model's frame.
@@ -33,14 +33,14 @@ class RawSlices(Dataset[Item]):
 
     def __init__(
         self,
-        images: str | Path | Sequence[str | Path],
+        data: str | Path | Sequence[str | Path],
         *,
         intensity: Mapping[str, Any],
         axis: int | None,
         transform: Callable[[Item], Item],
         out: str | Path,
     ) -> None:
-        self.paths = _files(images)
+        self.paths = _files(data)
         self.intensity = Intensity.from_dict(dict(intensity))
         self.axis = axis
         self.transform = transform

@@ -24,8 +24,9 @@ from samtune.training.task import Task
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
-# settings that don't change what is learned at an epoch, or only how far it goes
-MAY_DIFFER = ("device", "epochs", "num_workers")
+# settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
+# compared by its weights, wherever it lies
+MAY_DIFFER = ("checkpoint", "device", "epochs", "num_workers")
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(dict(settings), default=str))
+        if self.settings.get("checkpoint") not in (None, "random"):
+            # found again when the run is evaluated from another folder
+            self.settings["checkpoint"] = str(Path(self.settings["checkpoint"]).resolve())
         self.manifest = manifest
         self.task = task
         self.network = network
@@ -67,12 +71,23 @@ class RunFolder:
         file = self.path / RUN_FILE
         if file.is_file():
             before = _read(file)
-            was = before["settings"]
+            was, now = _flat(before["settings"]), _flat(self.settings)
             different = [
-                f"{key} was {was.get(key)!r}, now {self.settings.get(key)!r}"
-                for key in sorted(set(was) | set(self.settings))
-                if key not in MAY_DIFFER and was.get(key) != self.settings.get(key)
+                f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+                for key in sorted(set(was) | set(now))
+                if key not in MAY_DIFFER and was.get(key) != now.get(key)
             ]
+            task = self.task.to_dict()
+            different += [
+                f"{key} were {before['task'].get(key)}, now {task[key]}"
+                for key in task
+                if before["task"].get(key) != task[key]
+            ]
+            weights = before["network"].get("base_sha256")
+            if weights != self.network.base_sha256:
+                different.append(
+                    f"base weights had SHA-256 {weights}, now {self.network.base_sha256}"
+                )
             if before["data"]["slices"] != self._slices_hash():
                 different.append("the slices are others than those it was trained on")
             if different:
@@ -87,7 +102,7 @@ class RunFolder:
             "settings": self.settings,
             "task": self.task.to_dict(),
             "data": {
-                "dataset_dir": str(self.manifest.root),
+                "dataset_dir": str(self.manifest.root.resolve()),
                 "slices": self._slices_hash(),
                 **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
             },
@@ -172,17 +187,34 @@ def load_run(path: str | Path) -> TrainedRun:
     return TrainedRun(path, record, Task.from_dict(record["task"]))
 
 
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        out |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return out
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         msg = f"'{file}' is damaged: {error}"
         raise ValueError(msg) from error
+    if not isinstance(record, dict):
+        msg = f"'{file}' is damaged: expected a JSON object, found {type(record).__name__}"
+        raise ValueError(msg)
     if record.get("format_version") != FORMAT_VERSION:
         msg = (
             f"'{file}' has format_version {record.get('format_version')}, this version reads "
             f"{FORMAT_VERSION}"
         )
+        raise ValueError(msg)
+    needed = ("settings", "task", "data", "network")
+    lacking = [key for key in needed if not isinstance(record.get(key), dict)]
+    if lacking:
+        msg = f"'{file}' is damaged: it lacks {', '.join(lacking)}"
         raise ValueError(msg)
     return record
 

@@ -57,7 +57,8 @@ def make_task(
         regions: name to label values, a list or text such as ``1+2``.
 
     Raises:
-        ValueError: no class, a value below 1, or a region of unknown classes.
+        ValueError: no class, a value below 1, a region of unknown classes, or two rows of one name
+            or of the same label values.
     """
     named = {int(k): str(v) for k, v in sorted(classes.items(), key=lambda kv: int(kv[0]))}
     if not named or min(named) < 1:
@@ -71,7 +72,9 @@ def make_task(
         if unknown:
             msg = f"region '{name}' has label values {unknown}, the classes are {list(named)}"
             raise ValueError(msg)
-    return Task(named, parsed)
+    task = Task(named, parsed)
+    task.scored()  # refuses what can't be scored now, not after the training
+    return task
 
 
 def task_of(

@@ -86,7 +86,9 @@ def test_truncated_file(tmp_path, suffix, kept):
         save_file(STATE, path)
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    with pytest.raises(ValueError, match=rf"checkpoint '.*base{suffix}' (can't be read|is refused)"):
+    with pytest.raises(
+        ValueError, match=rf"checkpoint '.*base{suffix}' (can't be read|is refused)"
+    ):
         read_state_dict(path)
 
 

@@ -50,21 +50,31 @@ def randomised(module, dtype=torch.float64):
 
 
 @pytest.fixture(scope="module")
-def both_at_256(published):
-    """{part: (published, ours)} of one image with three boxes, from the same weights."""
+def networks(published):
+    """(published, ours) with the same weights."""
     sam = build_sam("lite_medsam")
     theirs = published.build_lite_medsam()
     theirs.load_state_dict(sam.state_dict(), strict=True)
     theirs.eval()  # only now: it copies the attention biases
-    ours = SamSegmenter(sam, 1).eval()
+    return theirs, SamSegmenter(sam, 1).eval()
+
+
+@pytest.fixture(scope="module")
+def both_at_256(networks):
+    """{part: (published, ours)} of one image with three boxes."""
+    theirs, ours = networks
     image = smooth_image(256)
     boxes = torch.tensor([[30.0, 40, 90, 120], [0, 0, 256, 256], [200, 17, 230, 31]])
     embeddings = []
-    for encoder in (theirs.image_encoder, ours.image_encoder):
-        encoder.register_forward_hook(lambda _module, _args, out: embeddings.append(out))
+    hooks = [
+        network.image_encoder.register_forward_hook(lambda _m, _i, out: embeddings.append(out))
+        for network in networks
+    ]
     with torch.no_grad():
         their_logits = theirs(image, boxes)[:, 0]
         our_logits = ours(image, boxes=boxes[None])[0][0]
+    for hook in hooks:
+        hook.remove()
     return {"encoder": embeddings, "logits": (their_logits, our_logits)}
 
 
@@ -83,19 +93,12 @@ def test_published_masks_are_not_trivial(both_at_256):
     assert ((covered > 0) & (covered < 1)).any()
 
 
-def test_128_pixels_equal_the_published_layers_built_for_128(published):
-    ours = build_sam("lite_medsam", image_size=128).image_encoder
-    theirs = published.TinyViT(
-        img_size=128,
-        embed_dims=[64, 128, 160, 320],
-        depths=[2, 2, 6, 2],
-        num_heads=[2, 4, 5, 10],
-        window_sizes=[7, 7, 14, 7],
-        drop_path_rate=0.0,
-        layer_lr_decay=0.8,
-    )
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    theirs.eval()
+def test_128_pixels_equal_the_published_layers_told_of_128(networks, both_at_256):
+    del both_at_256  # comes first: the resolutions are changed here
+    theirs, ours = (network.image_encoder for network in networks)
+    for module in theirs.modules():
+        if hasattr(module, "input_resolution"):
+            module.input_resolution = tuple(side // 2 for side in module.input_resolution)
     image = smooth_image(128)
     with torch.no_grad():
         x = theirs.patch_embed(image)

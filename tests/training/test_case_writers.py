@@ -1,0 +1,170 @@
+import csv
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.volumes import read_grid
+from samtune.training.case_stream import reference_volume
+from samtune.training.case_writers import CaseLabelWriter, CaseMetricsWriter, grid_of
+from samtune.training.raw_slices import RawSlices
+from samtune.training.task import make_task
+
+TASK = make_task({1: "front", 3: "back"}, {"whole": "1+3"})
+
+
+@pytest.fixture
+def labels():
+    """Two cases of 4 x 6 x 3 voxels of 1 x 2 x 5 mm; b has no `back`."""
+    a, b = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)
+    a[:, :2, 1], a[:, 2:5, 1] = 1, 3
+    b[1:3, 1:3, :2] = 1
+    return {"a": a, "b": b}
+
+
+@pytest.fixture
+def score(slice_labels, stream, labels, tmp_path):
+    """Run the writer over slices; rows of its table by (case, name), and the engine."""
+    manifest = slice_labels(labels)
+
+    def call(slices, **options):
+        writer = CaseMetricsWriter(manifest, "test", TASK, tmp_path / "out/m.csv", **options)
+        engine = stream(slices)
+        writer.attach(engine)
+        engine.run(engine.batches)
+        with (tmp_path / "out/m.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {(row["case"], row["name"]): row for row in rows}, engine
+
+    return call
+
+
+def slices_of(case, label):
+    return [(case, index, label[:, :, index].astype(np.int64)) for index in range(label.shape[2])]
+
+
+def test_perfect_predictions(score, labels, tmp_path):
+    rows, engine = score([*slices_of("a", labels["a"]), *slices_of("b", labels["b"])])
+    assert list(rows) == [(c, n) for c in "ab" for n in ("front", "back", "whole")]
+    row = rows["a", "whole"]
+    assert list(row) == [
+        *("case", "label", "name", "status", "dice", "iou", "nsd_1mm", "hd95_mm"),
+        *("volume_ref_ml", "volume_pred_ml"),
+    ]
+    assert (row["label"], row["status"], row["dice"], row["hd95_mm"]) == ("1+3", "ok", "1.0", "0.0")
+    assert float(row["volume_ref_ml"]) == pytest.approx(4 * 5 * 10 / 1000)  # voxels of 10 mm3
+    assert rows["b", "back"]["status"] == "both_empty"
+    assert math.isnan(float(rows["b", "back"]["dice"]))
+    assert engine.state.metrics == {"dice_front": 1.0, "dice_back": 1.0, "dice_whole": 1.0}
+    summary = (tmp_path / "out/m_summary.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in summary[1:]] == [
+        ["1", "front"],
+        ["3", "back"],
+        ["1+3", "whole"],
+    ]
+
+
+def test_distances_are_in_mm_of_the_cases_own_axes(score, labels):
+    moved = np.roll(labels["b"], 1, axis=1)  # by one voxel of 2 mm
+    rows, _ = score([*slices_of("b", moved)], tolerances_mm=(1.0, 2.0))
+    row = rows["b", "front"]
+    assert float(row["dice"]) == pytest.approx(0.5)
+    assert float(row["hd95_mm"]) == pytest.approx(2.0)
+    assert float(row["nsd_2mm"]) == 1.0
+    assert float(row["nsd_1mm"]) < 1.0
+
+
+def test_cases_that_were_never_seen_are_predicted_empty(score, labels):
+    rows, _ = score(slices_of("a", labels["a"]))
+    row = rows["b", "front"]
+    assert (row["status"], row["dice"], row["iou"], row["nsd_1mm"]) == (
+        "pred_empty",
+        "0.0",
+        "0.0",
+        "0.0",
+    )
+    assert row["hd95_mm"] == "inf"
+    assert float(row["volume_ref_ml"]) == pytest.approx(0.08)
+    assert float(row["volume_pred_ml"]) == 0
+    assert rows["b", "back"]["status"] == "both_empty"
+
+
+def test_overlapping_masks_are_scored_each_for_itself(score, labels, tmp_path):
+    a = labels["a"]
+    masks = np.stack([a == 1, a > 0, a > 0])  # `back` covers `front` too
+    slices = [("a", i, masks[..., i]) for i in range(3)]
+    rows, _ = score(slices, pred_dir=tmp_path / "pred")
+    assert rows["a", "front"]["dice"] == rows["a", "whole"]["dice"] == "1.0"
+    assert float(rows["a", "back"]["dice"]) == pytest.approx(2 * 12 / (12 + 20))
+    written = np.asarray(nib.load(tmp_path / "pred/a.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, np.where(a > 0, 3, 0))  # the later class is kept
+
+
+def test_predictions_are_written_on_the_grid_of_the_scan(score, labels, tmp_path):
+    score([*slices_of("a", labels["a"]), *slices_of("b", labels["b"])], pred_dir=tmp_path / "pred")
+    for case in "ab":
+        label = nib.load(tmp_path / f"hand_made/labels/{case}.nii.gz")
+        written = nib.load(tmp_path / f"pred/{case}.nii.gz")
+        np.testing.assert_array_equal(written.dataobj, label.dataobj)
+        np.testing.assert_allclose(written.affine, label.affine, atol=1e-6)
+        assert written.header.get_xyzt_units()[0] == "mm"
+    assert nib.aff2axcodes(nib.load(tmp_path / "pred/b.nii.gz").affine) == ("P", "S", "R")
+
+
+def test_companion_says_how_the_masks_came_about(score, labels, tmp_path):
+    score(slices_of("a", labels["a"]), protocol={"prompt": "oracle_box"})
+    companion = json.loads((tmp_path / "out/m.json").read_text())
+    assert companion["protocol"] == {"split": "test", "num_cases": 2, "prompt": "oracle_box"}
+    assert companion["complete"] is True
+
+
+def test_a_second_evaluation_replaces_the_first(score, labels):
+    score(slices_of("a", labels["a"]))
+    rows, _ = score(slices_of("b", labels["b"]), tolerances_mm=(2.0,))
+    assert rows["a", "front"]["status"] == "pred_empty"
+    assert "nsd_2mm" in rows["a", "front"]
+
+
+def test_label_writer_writes_each_scan_when_it_is_complete(tiny_volumes, tmp_path, stream):
+    scans = [tiny_volumes / "images" / f"case_{i}.nii.gz" for i in (1, 3)]
+    sources = RawSlices(
+        scans,
+        intensity=Intensity.for_modality("mr").to_dict(),
+        axis=None,
+        transform=dict,
+        out=tmp_path / "new/folder",
+    )
+    slices = []
+    for position in range(len(sources)):
+        item = sources[position]
+        pred = np.zeros(tuple(item["size_hw"]), np.int64)
+        pred[0, 0], pred[-1, 0] = 1 + item["index"], 300
+        slices.append((item["case"], item["index"], pred))
+    engine, writer = stream(slices, batch_size=4), CaseLabelWriter(sources)
+    writer.attach(engine)
+    engine.run(engine.batches)
+    assert writer.written == [tmp_path / "new/folder" / scan.name for scan in scans]
+    for path, scan in zip(writer.written, scans, strict=True):
+        volume, image = nib.as_closest_canonical(nib.load(path)), nib.load(scan)
+        assert volume.get_data_dtype() == np.uint16
+        np.testing.assert_array_equal(nib.load(path).affine, image.affine)
+        np.testing.assert_array_equal(np.asarray(volume.dataobj)[0, 0], [1, 2, 3])  # axis 2 is cut
+        assert (np.asarray(volume.dataobj)[-1, 0] == 300).all()
+
+
+def test_a_grid_for_a_case_whose_file_is_not_at_hand(tiny_manifest, tiny_volumes):
+    for case, record in tiny_manifest.cases.items():
+        grid = grid_of(record.geometry)
+        source = read_grid(tiny_volumes / "images" / f"{case}.nii.gz")
+        assert grid.shape == source.shape
+        np.testing.assert_array_equal(grid.affine, source.affine)
+        np.testing.assert_allclose(grid.header.get_sform(), source.affine, atol=1e-5)
+        np.testing.assert_allclose(grid.header.get_qform(), source.affine, atol=1e-5)
+
+
+def test_reference_of_the_hand_made_cases_is_what_was_given(slice_labels, labels):
+    manifest = slice_labels(labels, orientations=("RAS",))
+    np.testing.assert_array_equal(reference_volume(manifest, "a"), labels["a"])

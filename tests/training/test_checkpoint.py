@@ -1,0 +1,198 @@
+import pytest
+import torch
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.transforms import RandAffined
+from safetensors.torch import load_file
+
+from samtune.peft.adapter_file import read_adapter
+from samtune.peft.lora import LoRA
+from samtune.training.checkpoint import CHECKPOINT, RunCheckpoint
+from samtune.training.handlers import SetEpoch
+
+
+def attach(training, path, *, interval=1):
+    """The handlers of train.yaml that decide about weights, in its order."""
+    checkpoint = RunCheckpoint(
+        path,
+        network=training.network,
+        optimizer=training.optimizer,
+        lr_scheduler=training.lr_scheduler,
+        validator=training.validator,
+        metric="val_dice",
+        task=training.task,
+    )
+    for handler in (
+        SetEpoch([training.sampler, training.dataset]),
+        LrScheduleHandler(training.lr_scheduler, print_lr=False, epoch_level=False),
+        ValidationHandler(interval=interval, validator=training.validator, epoch_level=True),
+        checkpoint,
+    ):
+        handler.attach(training.trainer)
+    return checkpoint
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(training, epoch):
+    from ignite.engine import Events
+
+    @training.trainer.on(Events.EPOCH_COMPLETED)  # after the checkpoint
+    def stop(engine):
+        if engine.state.epoch == epoch:
+            raise StoppedError
+
+
+def transforms():
+    return {
+        "views": 2,
+        "random_transforms": [
+            RandAffined(
+                keys=["image", "label"],
+                prob=1.0,
+                rotate_range=0.3,
+                mode=["bilinear", "nearest"],
+                padding_mode="zeros",
+            )
+        ],
+    }
+
+
+@pytest.mark.parametrize(("stopped", "cache"), [(1, True), (2, False)])
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(make_training, tmp_path, stopped, cache):
+    options = {**transforms(), "cache": cache}
+    whole = make_training(**options)
+    attach(whole, tmp_path / "whole")
+    whole.trainer.run()
+
+    part = make_training(**options)
+    attach(part, tmp_path / "part")
+    stop_after(part, stopped)
+    with pytest.raises(StoppedError):
+        part.trainer.run()
+    torch.manual_seed(99)  # another process
+    again = make_training(**options)
+    torch.manual_seed(99)
+    attach(again, tmp_path / "part")
+    again.trainer.run()
+
+    assert again.trainer.state.epoch == 3
+    for name in ("adapter_last.safetensors", "adapter_best.safetensors"):
+        expected = load_file(tmp_path / "whole" / name)
+        found = load_file(tmp_path / "part" / name)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected), name
+    one, two = (torch.load(tmp_path / run / CHECKPOINT) for run in ("whole", "part"))
+    assert (one["epoch"], one["iteration"], one["best"]) == (3, 6, two["best"])
+    assert torch.equal(one["rng"], two["rng"])
+
+
+def test_a_finished_run_is_left_alone(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    before = (tmp_path / "adapter_last.safetensors").read_bytes()
+    again = make_training(epochs=1)
+    attach(again, tmp_path)
+    again.trainer.run()
+    assert again.trainer.state.iteration == 2
+    assert (tmp_path / "adapter_last.safetensors").read_bytes() == before
+
+
+def test_trained_parameters_change_and_all_else_is_bit_identical(
+    make_training, make_network, tmp_path
+):
+    training = make_training(epochs=2)
+    attach(training, tmp_path)
+    training.trainer.run()
+    fresh = make_network().state_dict()
+    trained = {n for n, p in training.network.named_parameters() if p.requires_grad}
+    assert trained
+    for name, value in training.network.state_dict().items():
+        assert torch.equal(value, fresh[name]) is (name not in trained), name
+    for name in trained:
+        gradient = training.network.get_parameter(name).grad
+        assert gradient is not None, name
+        assert gradient.any(), name
+    assert set(load_file(tmp_path / "adapter_last.safetensors")) == trained
+
+
+def test_best_is_the_epoch_of_the_highest_dice(make_training, tmp_path):
+    training = make_training(epochs=1)
+    checkpoint = attach(training, tmp_path)
+    engine, validated = training.trainer, training.validator.state
+
+    def epoch(number, dice):
+        engine.state.epoch = number
+        if dice is not None:
+            validated.epoch, validated.metrics = number, {"val_dice": dice}
+        checkpoint._save(engine)
+        best = tmp_path / "adapter_best.safetensors"
+        return read_adapter(best).extra["epoch"] if best.is_file() else None
+
+    assert epoch(1, float("nan")) is None  # no label in any validated case
+    assert [epoch(2, 0.3), epoch(3, 0.3), epoch(4, None), epoch(5, 0.4), epoch(6, 0.2)] == [
+        2,
+        2,
+        2,
+        5,
+        5,
+    ]
+    last = read_adapter(tmp_path / "adapter_last.safetensors").extra
+    assert (last["epoch"], last["val_dice"]) == (6, 0.2)
+    assert last["task"] == training.task.to_dict()
+    assert read_adapter(tmp_path / "adapter_best.safetensors").extra["val_dice"] == 0.4
+
+
+def test_best_survives_a_resume(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path).best = 0.9
+    training.trainer.run()
+    again = make_training(epochs=2)
+    checkpoint = attach(again, tmp_path)
+    again.trainer.run()
+    assert checkpoint.best == pytest.approx(0.9)
+    assert not (tmp_path / "adapter_best.safetensors").exists()
+
+
+def test_checkpoint_of_another_network_is_refused(make_training, make_network, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    for method in (LoRA(rank=2, blocks="last:1"), LoRA(rank=3, blocks="last:2")):
+        other = make_training(make_network(method), epochs=2)
+        attach(other, tmp_path)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt' is of another network"):
+            other.trainer.run()
+
+
+def test_a_damaged_checkpoint_names_the_file(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:1000])
+    again = make_training(epochs=2)
+    attach(again, tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt' can't be read"):
+        again.trainer.run()
+
+
+def test_a_kill_while_saving_keeps_the_last_checkpoint(make_training, tmp_path, monkeypatch):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    again = make_training(epochs=2)
+    attach(again, tmp_path)
+
+    def fail(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        again.trainer.run()
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []

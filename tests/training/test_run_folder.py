@@ -1,0 +1,188 @@
+import json
+import subprocess
+
+import pytest
+import torch
+
+from samtune import __version__
+from samtune.peft.adapter_file import save_adapter
+from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.manifest import MANIFEST_NAME, load_manifest
+from samtune.training import run_folder as module
+from samtune.training.run_folder import RunFolder, load_run
+from samtune.training.task import make_task, task_of
+
+SETTINGS = {"epochs": 5, "peft": {"name": "lora", "rank": 2}, "device": "cpu", "zoom": [0.9, 1.1]}
+
+
+@pytest.fixture
+def make_folder(tiny_manifest, make_network, tmp_path):
+    def make(manifest=tiny_manifest, task=None, **changes):
+        return RunFolder(
+            tmp_path / "runs/one",
+            settings={**SETTINGS, **changes},
+            manifest=manifest,
+            task=task_of(tiny_manifest) if task is None else task,
+            network=make_network(),
+        )
+
+    return make
+
+
+def test_run_json_says_what_the_run_was_made_with(make_folder, tiny_manifest, caplog):
+    folder = make_folder()
+    with caplog.at_level("INFO"):
+        folder.start()
+    record = json.loads((folder.path / "run.json").read_text())
+    assert record["settings"] == SETTINGS
+    assert record["task"] == {"classes": {"1": "front", "3": "back"}, "regions": {"whole": [1, 3]}}
+    assert record["network"]["base_sha256"] == "random"
+    assert record["network"]["image_size"] == 32
+    assert record["network"]["peft"]["method"]["rank"] == 2
+    assert record["versions"]["samtune"] == __version__
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    trained = sum(p.numel() for p in folder.network.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in folder.network.parameters())
+    assert record["parameters"] == {"trainable": trained, "total": total}
+    assert f"trainable {trained:,} of {total:,} parameters" in caplog.text
+    run = load_run(folder.path)
+    assert run.task == task_of(tiny_manifest)
+    assert Intensity.from_dict(run.intensity) == Intensity.for_modality("mr")
+    assert run.axis is None  # as asked for: the largest spacing's
+    assert load_manifest(run.dataset_dir).cases == tiny_manifest.cases
+
+
+def test_a_relative_dataset_is_found_from_any_folder(
+    make_folder, tiny_slices, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tiny_slices.parent)
+    folder = make_folder(manifest=load_manifest(tiny_slices.name))
+    folder.start()
+    monkeypatch.chdir(tmp_path)
+    assert load_manifest(load_run(folder.path).dataset_dir).cases
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_an_axis_that_was_asked_for_is_kept(make_folder, tiny_manifest, axis):
+    tiny_manifest.settings["axis"] = axis
+    folder = make_folder()
+    folder.start()
+    assert load_run(folder.path).axis == axis
+
+
+def test_the_same_run_may_go_on_elsewhere_and_longer(make_folder):
+    make_folder().start()
+    make_folder(device="cuda:1", epochs=9, num_workers=3).start()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zoom": [0.8, 1.1]}, r"zoom was \[0\.9, 1\.1\], now \[0\.8, 1\.1\]"),
+        ({"peft": {"name": "lora", "rank": 4}}, r"peft\.rank was 2, now 4"),
+        ({"peft": None}, r"peft\.name was 'lora', now None; .*"),
+        ({"new_key": 1}, "new_key was None, now 1"),
+    ],
+)
+def test_another_configuration_in_the_folder_names_the_keys(make_folder, changes, message):
+    make_folder().start()
+    before = (make_folder().path / "run.json").read_bytes()
+    with pytest.raises(FileExistsError, match=f"runs/one' holds another run: {message}; choose"):
+        make_folder(**changes).start()
+    assert (make_folder().path / "run.json").read_bytes() == before
+
+
+def test_other_classes_in_the_folder_are_named(make_folder):
+    make_folder().start()
+    other = make_task({1: "x", 3: "back"}, {"whole": "1+3"})
+    with pytest.raises(FileExistsError, match=r"classes were .*front.* now .*'x'"):
+        make_folder(task=other).start()
+
+
+def test_a_checkpoint_is_known_by_its_weights_not_its_path(make_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = make_folder(checkpoint="weights/base.pth")
+    folder.start()
+    record = load_run(folder.path).record
+    assert record["settings"]["checkpoint"] == str(tmp_path / "weights/base.pth")
+    moved = make_folder(checkpoint="elsewhere/base.pth")
+    moved.start()
+    moved.network.base_sha256 = "0" * 64
+    with pytest.raises(FileExistsError, match="weights had SHA-256 random, now 0000"):
+        moved.start()
+
+
+def test_other_slices_are_another_run(make_folder, tiny_slices, tmp_path):
+    make_folder().start()
+    (tmp_path / "copy").mkdir()
+    text = (tiny_slices / MANIFEST_NAME).read_text()
+    (tmp_path / "copy" / MANIFEST_NAME).write_text(text + "\n")
+    with pytest.raises(FileExistsError, match="the slices are others than those it was trained"):
+        make_folder(manifest=load_manifest(tmp_path / "copy")).start()
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not the folder of a run: it has no run.json"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format_version": 1, "sett', "is damaged: "),
+        ("[]", "is damaged: expected a JSON object, found list"),
+        ('{"format_version": 99}', "has format_version 99, this version reads 1"),
+        ('{"format_version": 1, "settings": {}, "data": 3}', "is damaged: it lacks task, data, net"),
+    ],
+)
+def test_damaged_run_json_names_the_file(tmp_path, make_folder, text, message):
+    (tmp_path / "runs/one").mkdir(parents=True)
+    (tmp_path / "runs/one/run.json").write_text(text)
+    with pytest.raises(ValueError, match=f"run.json' {message}"):
+        load_run(tmp_path / "runs/one")
+    with pytest.raises(ValueError, match=f"run.json' {message}"):
+        make_folder().start()  # nor is it overwritten
+
+
+@pytest.fixture
+def started(make_folder):
+    folder = make_folder()
+    folder.start()
+    return folder
+
+
+def test_an_adapter_that_was_not_written_yet(started):
+    with pytest.raises(FileNotFoundError, match=r"adapter_best.safetensors' does not exist"):
+        load_run(started.path).network()
+
+
+def test_adapter_is_best_or_last(started):
+    with pytest.raises(ValueError, match="'best' or 'last', got 'first'"):
+        load_run(started.path).network("first")
+
+
+def test_a_run_on_random_weights_can_not_be_used(started):
+    path = started.path / "adapter_best.safetensors"
+    save_adapter(path, started.network, peft=started.network.peft)
+    with pytest.raises(ValueError, match=r"adapter_best.* random base weights"):
+        load_run(started.path).network()
+
+
+def test_trained_run_gives_the_chosen_network(tiny_run):
+    run = load_run(tiny_run.path)
+    trained = tiny_run.workflow.parser.get_parsed_content("network")
+    last = run.network("last").state_dict()
+    assert all(torch.equal(last[name], value) for name, value in trained.state_dict().items())
+    assert not run.network("best").training
+
+
+def test_commit_is_noted_in_a_checkout_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "samtune/training/run_folder.py"))
+    assert module._git_commit() is None
+    (tmp_path / "samtune/.git").mkdir(parents=True)
+
+    def no_git(*args, **kwargs):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert module._git_commit() is None
