@@ -132,7 +132,7 @@ def test_a_folder_without_a_run(tmp_path):
         ('{"format_version": 1, "sett', "is damaged: "),
         ("[]", "is damaged: expected a JSON object, found list"),
         ('{"format_version": 99}', "has format_version 99, this version reads 1"),
-        ('{"format_version": 1, "settings": {}, "data": 3}', "is damaged: it lacks task, data, net"),
+        ('{"format_version": 1, "settings": {}, "data": 3}', "is damaged: it lacks task, data"),
     ],
 )
 def test_damaged_run_json_names_the_file(tmp_path, make_folder, text, message):
