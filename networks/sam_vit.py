@@ -43,7 +43,21 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
     def adapter_sites(self) -> list[AttentionSite]:
         """All blocks in forward order."""
         return [
-            AttentionSite(i, f"blocks.{i}", f"blocks.{i}.attn.qkv", self.num_heads, "qkv")
+            AttentionSite(
+                index=i,
+                block=f"blocks.{i}",
+                attn=f"blocks.{i}.attn",
+                qkv=f"blocks.{i}.attn.qkv",
+                num_heads=self.num_heads,
+                layout="qkv",
+                proj=f"blocks.{i}.attn.proj",
+                mlp=f"blocks.{i}.mlp",
+                lin1=f"blocks.{i}.mlp.lin1",
+                lin2=f"blocks.{i}.mlp.lin2",
+                norms=(f"blocks.{i}.norm1", f"blocks.{i}.norm2"),
+                mlp_norm=None,
+                stride=self.embedding_stride,
+            )
             for i in range(len(self.blocks))
         ]
 

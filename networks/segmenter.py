@@ -91,8 +91,7 @@ class SamSegmenter(nn.Module):
         """How far the encoder is frozen: the argument ``from_block`` that skips all of it.
 
         0..n-1: everything before that attention block; n: all but the neck; n + 1: the whole
-        encoder;
-        -1: parameters before the first block are trained, nothing can be skipped.
+        encoder; -1: parameters before the first block are trained, nothing can be skipped.
         """
         encoder = self.image_encoder
         units = [

@@ -3,8 +3,8 @@
 Wu et al. 2022, arXiv:2207.10666; the SAM variant (neck, stride 1 before the last stage) is
 MobileSAM's, arXiv:2306.14289; LiteMedSAM (bowang-lab/MedSAM, branch LiteMedSAM) embeds single
 pixels instead of 4x4 patches, so a 256x256 image gives a 64x64 embedding. Features are ``b h w c``
-between the blocks. No module
-here holds an input size: any image whose sides are multiples of 8 passes.
+between the blocks. No module here holds an input size: any image whose sides are multiples of 8
+passes.
 
 BatchNorm always uses its stored statistics, also in training mode: with a few scans and small
 batches updated statistics would drift away from the pretrained ones.
@@ -240,10 +240,29 @@ class TinyViT(nn.Module):
     def adapter_sites(self) -> list[AttentionSite]:
         """Attention blocks in forward order; the convolution stage is not counted."""
         sites = []
+        stride = self.embedding_stride // 2  # of the first attention stage
         for index, (i, j) in enumerate(self._attention_blocks()):
+            if j == 0 and 1 < i < len(self.layers) - 1:  # the last change keeps the grid
+                stride *= 2
             path = f"layers.{i}.blocks.{j}"
             heads = self.get_submodule(f"{path}.attn").num_heads
-            sites.append(AttentionSite(index, path, f"{path}.attn.qkv", int(heads), "heads"))  # type: ignore[arg-type]
+            sites.append(
+                AttentionSite(
+                    index=index,
+                    block=path,
+                    attn=f"{path}.attn",
+                    qkv=f"{path}.attn.qkv",
+                    num_heads=int(heads),  # type: ignore[arg-type]
+                    layout="heads",
+                    proj=f"{path}.attn.proj",
+                    mlp=f"{path}.mlp",
+                    lin1=f"{path}.mlp.fc1",
+                    lin2=f"{path}.mlp.fc2",
+                    norms=(f"{path}.attn.norm", f"{path}.mlp.norm"),
+                    mlp_norm=f"{path}.mlp.norm",
+                    stride=stride,
+                )
+            )
         return sites
 
     def unit_of(self, name: str) -> int:

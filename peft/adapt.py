@@ -1,21 +1,23 @@
-"""Freeze a network, put a method into it, and thaw what is to be trained."""
+"""Freeze a network, put methods into it, and thaw what is to be trained."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from samtune.peft.lora import LoRA
-from samtune.peft.protocol import adapted_modules, replace_module
+from samtune.peft.places import find_places
+from samtune.peft.protocol import Method, Site, adapted_modules, replace_module
+from samtune.peft.spectral import bases
 
-DecoderPolicy = Literal["frozen", "full", "lora"]
 COMPONENTS = {
     "image_encoder": "encoder",
     "prompt_encoder": "prompt encoder",
     "mask_decoder": "decoder",
     "class_head": "class head",
 }
+Methods = Method | Sequence[Method] | None
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class AdaptSummary:
     Attributes:
         trainable, total: numbers of parameters.
         components: (trainable, total) by component.
-        adapted: paths of the adapted layers.
+        adapted: paths of the adapted modules and of parameters trained as they are.
     """
 
     trainable: int
@@ -47,52 +49,82 @@ class AdaptSummary:
 
 def adapt(
     model: nn.Module,
-    method: LoRA | None = None,
+    method: Methods = None,
     *,
-    decoder: DecoderPolicy = "full",
+    decoder: str = "full",
     generator: torch.Generator | None = None,
 ) -> AdaptSummary:
     """Adapt ``model`` in place: freeze everything, inject, thaw.
 
-    The class head is always trained: its tokens are what tells the classes apart.
+    A class head is always trained: its tokens are what tells the classes apart.
 
     Args:
-        model: a ``SamSegmenter``.
-        method: for the encoder's attention (and the decoder's, with ``decoder="lora"``); ``None``:
-            the encoder stays as it is.
-        decoder: ``frozen``; ``full``: what of the mask decoder the prompt-free forward uses;
-            ``lora``: the method on its attention.
-        generator: for the initial factors.
+        model: a ``SamSegmenter``, or ``segment_anything``'s ``Sam``.
+        method: for the encoder, or several whose targets are disjoint; ``None``: it stays as it is.
+        decoder: ``frozen``; ``full``: the mask decoder (of a ``SamSegmenter``, what of it the
+            prompt-free forward uses); or a method's name: that method in the decoder too.
+        generator: for initial values.
 
     Raises:
-        ValueError: the model is adapted already, or the arguments don't fit.
+        ValueError: the model is adapted already, methods overlap, or the arguments don't fit.
     """
-    if decoder not in get_args(DecoderPolicy):
-        msg = f"decoder must be one of {', '.join(get_args(DecoderPolicy))}, got '{decoder}'"
+    methods = _as_list(method)
+    names = [m.name for m in methods]
+    if decoder not in ("frozen", "full", *names):
+        known = ", ".join(["frozen", "full", *names])
+        msg = f"decoder must be one of {known} (a method's name: that method), got '{decoder}'"
+        raise ValueError(msg)
+    if len(set(names)) != len(names):
+        msg = f"methods: each at most once, got {', '.join(names)}"
         raise ValueError(msg)
     if any(True for _ in adapted_modules(model)):
         msg = "the model is adapted already; merge() it first, or build a new one"
         raise ValueError(msg)
-    if decoder == "lora" and method is None:
-        msg = "decoder='lora' needs a method"
-        raise ValueError(msg)
     model.requires_grad_(False)
-    adapted: list[str] = []
-    if method is not None:
-        paths = method.inject_encoder(model.get_submodule("image_encoder"), generator)
-        adapted += [f"image_encoder.{path}" for path in paths]
-    if decoder == "lora" and method is not None:
-        for attention in model.decoder_attention_paths():  # type: ignore[operator]
-            paths = method.inject_attention(model.get_submodule(attention), generator)
-            adapted += [f"{attention}.{path}" for path in paths]
+    places = find_places(model)
+    owners: dict[str, str] = {}
+    for m in methods:
+        blocks = places.choose(m.blocks, decoder == m.name)
+        for path in m.inject(Site(model, blocks, places.encoder, generator)):
+            if path in owners:
+                both = f"{owners[path]} and by {m.name}"
+                msg = f"'{path}' is adapted by {both}: targets must be disjoint"
+                raise ValueError(msg)
+            owners[path] = m.name
+    _thaw(model, owners)
     if decoder == "full":
-        for path in model.decoder_paths():  # type: ignore[operator]
+        for path in _decoder_paths(model):
             model.get_submodule(path).requires_grad_(True)
-    for _, module in adapted_modules(model):
-        for name in module.adapter_parameter_names():
-            module.get_parameter(name).requires_grad_(True)
-    model.get_submodule("class_head").requires_grad_(True)
-    return summarise(model, tuple(adapted))
+    if hasattr(model, "class_head"):
+        model.get_submodule("class_head").requires_grad_(True)
+    return summarise(model, tuple(owners))
+
+
+def _as_list(method: Methods) -> list[Method]:
+    if method is None:
+        return []
+    return [method] if isinstance(method, Method) else list(method)
+
+
+def _decoder_paths(model: nn.Module) -> list[str]:
+    if hasattr(model, "decoder_paths"):
+        paths: list[str] = model.decoder_paths()  # type: ignore[operator]
+        return paths
+    return ["mask_decoder"]
+
+
+def _thaw(model: nn.Module, owners: Mapping[str, str]) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    modules = dict(adapted_modules(model))
+    for path, owner in owners.items():
+        if path in modules:
+            for name in modules[path].adapter_parameter_names():
+                modules[path].get_parameter(name).requires_grad_(True)
+        elif path in parameters:
+            parameters[path].requires_grad_(True)
+        else:  # another method replaced the module that held it
+            msg = f"'{path}', trained by {owner}, is replaced by another method"
+            raise ValueError(msg)
 
 
 def summarise(model: nn.Module, adapted: tuple[str, ...] = ()) -> AdaptSummary:
@@ -112,17 +144,59 @@ def summarise(model: nn.Module, adapted: tuple[str, ...] = ()) -> AdaptSummary:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trained tensors by name: what an adapter file holds."""
-    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    """What an adapter file holds: the trained tensors, and buffers that they refer to, by name."""
+    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    for path, module in adapted_modules(model):
+        if hasattr(module, "adapter_buffer_names"):
+            for name in module.adapter_buffer_names():
+                state[f"{path}.{name}"] = module.get_buffer(name)
+    return state
 
 
-def merge_adapters(model: nn.Module) -> nn.Module:
-    """Fold every adapter into its layer, in place; the model computes the same without them."""
-    for path, module in list(adapted_modules(model)):
-        replace_module(model, path, module.merge())
-    return model
+@torch.no_grad()
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave, names and shapes being equal.
+
+    Singular vectors are turned to the signs that the trained tensors refer to.
+
+    Raises:
+        ValueError: a weight decomposes differently here.
+    """
+    turned = set()
+    for path, basis in bases(model):
+        if f"{path}.anchor" in state:
+            basis.turn(state[f"{path}.anchor"], state[f"{path}.s"], path)
+            turned |= {f"{path}.anchor", f"{path}.s"}
+    own = trained_state(model)
+    for name, tensor in state.items():
+        if name not in turned:
+            own[name].copy_(tensor)
 
 
-def method_configs(method: LoRA | None, decoder: DecoderPolicy) -> dict[str, Any]:
+def merge_adapters(model: nn.Module) -> dict[str, nn.Module]:
+    """Fold every adapter into its layer, in place; the model computes the same without them.
+
+    Returns:
+        The adapted modules by path: :func:`unmerge_adapters` puts them back.
+
+    Raises:
+        NotMergeableError: a method has no merged form; the model is left as it was.
+    """
+    merged = {path: module.merge() for path, module in adapted_modules(model)}
+    before = {path: model.get_submodule(path) for path in merged}
+    for path, module in merged.items():
+        replace_module(model, path, module)
+    return before
+
+
+def unmerge_adapters(model: nn.Module, adapted: Mapping[str, nn.Module]) -> None:
+    """Undo :func:`merge_adapters`: weights and adapters are what they were, bit for bit."""
+    for path, module in adapted.items():
+        replace_module(model, path, module)
+
+
+def method_configs(method: Methods, decoder: str) -> dict[str, Any]:
     """What :func:`adapt` was called with, as it stands in an adapter file."""
-    return {"method": None if method is None else method.config(), "decoder": decoder}
+    configs = [m.config() for m in _as_list(method)]
+    single = configs[0] if configs else None
+    return {"method": configs if len(configs) > 1 else single, "decoder": decoder}

@@ -13,13 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from samtune.atomic import whole_file
-from samtune.peft.adapt import trained_state
+from samtune.peft.adapt import load_trained_state, trained_state
 
 FORMAT_VERSION = 1
 _HEADER = "samtune"
@@ -135,9 +134,7 @@ def load_adapter(
             f"{unexpected[:4]}, shapes {shapes[:4]}"
         )
         raise ValueError(msg)
-    with torch.no_grad():
-        for name, tensor in adapter.tensors.items():
-            own[name].copy_(tensor)
+    load_trained_state(model, adapter.tensors)
 
 
 def base_config(model: nn.Module) -> dict[str, Any]:

@@ -1,39 +1,39 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685, sec. 4.1).
 
-For each adapted group of output rows g (the queries, the values, ...):
+For each adapted group of output rows g (the queries, the values, ..., or all):
 
-    y[g] = W[g] x + b[g] + (alpha / r) B_g A_g x,   A_g: r x in, B_g: |g| x r
+    y[g] = W[g] x + b[g] + s B_g A_g x,   A_g: r x in, B_g: |g| x r
 
-A is Kaiming-uniform, B zero: at step 0 the layer is the frozen one. The groups of a fused qkv
-weight lie differently in SAM's ViT ([q | k | v]) and in TinyViT ([q_h, k_h, v_h] a head); the
-encoder says which.
+with s = alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732). A is
+Kaiming-uniform, B zero: at step 0 the layer is the frozen one. The groups of a fused qkv weight lie
+differently in SAM's ViT ([q | k | v]) and in TinyViT ([q_h, k_h, v_h] a head); the encoder says
+which.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.peft.blocks import BlockSpec, select_blocks
-from samtune.peft.protocol import replace_module
+from samtune.peft.linear import AdaptedLinear, check_rank, scatter_index, wide
+from samtune.peft.places import check_targets
+from samtune.peft.protocol import Method, Site, replace_module
 
-QKV = ("q", "k", "v")
 
-
-class LoRALinear(nn.Linear):
+class LoRALinear(AdaptedLinear):
     """A frozen linear layer with low-rank updates of groups of its output rows.
 
-    The base keeps its names ``weight`` and ``bias``, so plain checkpoints still fit. All groups
-    share
-    one thin product: A of the groups stacked, then one product with the block-structured B.
+    All groups share one thin product: A of the groups stacked, then one product with the
+    block-structured B.
 
     Args:
         base: layer whose parameters are taken over (not copied) and frozen.
-        rank, alpha: r and alpha above; the update is scaled by ``alpha / rank``.
+        rank: r above.
+        scale: s above.
         groups: disjoint index tensors of output rows; ``None``: one group, all rows.
         dropout: probability on the update's input, training only.
         generator: for the initial A.
@@ -46,25 +46,15 @@ class LoRALinear(nn.Linear):
         base: nn.Linear,
         *,
         rank: int,
-        alpha: float,
+        scale: float = 1.0,
         groups: Sequence[Tensor] | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         rows = [torch.arange(base.out_features)] if groups is None else list(groups)
-        limit = min(base.in_features, *(len(r) for r in rows))
-        if not 1 <= rank <= limit:
-            msg = (
-                f"rank must be in [1, {limit}] for a {base.in_features}->{base.out_features} "
-                f"layer, got {rank}"
-            )
-            raise ValueError(msg)
-        super().__init__(
-            base.in_features, base.out_features, bias=base.bias is not None, device="meta"
-        )
-        self.weight, self.bias = base.weight, base.bias
-        self.requires_grad_(False)  # before the factors exist: the base only
-        self.rank, self.alpha = rank, float(alpha)
+        check_rank(rank, base, rows)
+        super().__init__(base)
+        self.rank, self.scale = rank, float(scale)
         self.dropout = nn.Dropout(dropout)
         device, dtype = base.weight.device, base.weight.dtype
         a = torch.empty(len(rows) * rank, base.in_features)
@@ -74,141 +64,115 @@ class LoRALinear(nn.Linear):
         self.lora_b = nn.Parameter(
             torch.zeros(sum(len(r) for r in rows), rank, device=device, dtype=dtype)
         )
-        # flat position of every entry of lora_b in the out x (groups * rank) matrix
-        columns = len(rows) * rank
-        index = [
-            r[:, None] * columns + torch.arange(g * rank, (g + 1) * rank)
-            for g, r in enumerate(rows)
-        ]
-        self.register_buffer("row_index", torch.cat(index).flatten().to(device), persistent=False)
+        # the whole layer as one group: B is used as it is
+        self.whole = groups is None
+        index = torch.empty(0, dtype=torch.long) if self.whole else None
+        if index is None:
+            index = scatter_index(rows, rank, torch.device("cpu"))
+        self.register_buffer("row_index", index.to(device), persistent=False)
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
         """The factors."""
         return ("lora_a", "lora_b")
 
-    def _scaled_b(self) -> Tensor:  # out x (groups * r)
+    def scaled_b(self) -> Tensor:
+        """B with its scale, ``out x (groups * r)``."""
+        if self.whole:
+            return self.lora_b * self.scale
         flat = self.lora_b.new_zeros(self.out_features * self.lora_a.shape[0])
-        flat = flat.index_copy(0, self.row_index, self.lora_b.flatten() * (self.alpha / self.rank))
+        flat = flat.index_copy(0, self.row_index, self.lora_b.flatten() * self.scale)
         return flat.view(self.out_features, -1)
 
     def forward(self, x: Tensor) -> Tensor:  # ... in -> ... out
         """The definition in the module's docstring."""
         low = F.linear(self.dropout(x), self.lora_a)
-        return F.linear(x, self.weight, self.bias) + F.linear(low, self._scaled_b())
+        return F.linear(x, self.weight, self.bias) + F.linear(low, self.scaled_b())
 
-    @torch.no_grad()
-    def merge(self) -> nn.Linear:
-        """A plain layer with W + (alpha / r) B A; the product is made in float32 or finer."""
-        merged = nn.Linear(
-            self.in_features, self.out_features, bias=self.bias is not None, device="meta"
-        )
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        update = self._scaled_b().to(wide) @ self.lora_a.to(wide)
-        weight = (self.weight.to(wide) + update).to(self.weight.dtype)
-        merged.weight = nn.Parameter(weight, requires_grad=False)
-        if self.bias is not None:
-            merged.bias = nn.Parameter(self.bias.clone(), requires_grad=False)
-        return merged
+    def merged_weight(self) -> Tensor:
+        """W + s B A."""
+        return wide(self.weight) + wide(self.scaled_b()) @ wide(self.lora_a)
 
 
-@dataclass(frozen=True)
-class LoRA:
-    """LoRA on the attention of an encoder, and on the decoder's attention where asked.
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Method):
+    """LoRA on linear layers of the chosen blocks.
 
     Attributes:
         rank: r, >= 1.
-        alpha: scale of the update times r; ``None``: r, so that the scale is 1.
-        targets: which of ``q``, ``k``, ``v``.
-        blocks: ``all``, ``last:N`` or indices of the encoder's attention blocks.
+        alpha: of the scale; ``None``: such that the scale is 1.
+        targets: among ``q``, ``k``, ``v`` (each with factors of its own), ``qkv`` (the fused layer
+            with one pair), ``proj``, ``lin1``, ``lin2``, ``mlp``.
         dropout: on the update's input.
+        rslora: scale by alpha / sqrt(r) in place of alpha / r.
     """
 
-    rank: int = 8
-    alpha: float | None = None
-    targets: tuple[str, ...] = ("q", "v")
-    blocks: BlockSpec = "all"
-    dropout: float = 0.0
-
     name = "lora"
+    about = "low-rank update of weights"
+    source = "arXiv:2106.09685; rsLoRA arXiv:2312.03732"
+
+    rank: int = field(default=8, metadata={"help": "rank r"})
+    alpha: float | None = field(default=None, metadata={"help": "scale times r; none: scale 1"})
+    targets: tuple[str, ...] = field(default=("q", "v"), metadata={"help": "layers"})
+    dropout: float = field(default=0.0, metadata={"help": "on the update's input"})
+    rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(r)"})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(self.targets))
-        if not self.targets or not set(self.targets) <= set(QKV):
-            msg = f"targets must be among q, k, v, got {self.targets}"
+        object.__setattr__(self, "targets", check_targets(self.targets))
+        if self.rank < 1:
+            msg = f"rank must be at least 1, got {self.rank}"
             raise ValueError(msg)
-        if len(set(self.targets)) != len(self.targets):
-            msg = f"targets: each of q, k, v at most once, got {self.targets}"
-            raise ValueError(msg)
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", self._divisor)
 
-    def config(self) -> dict[str, Any]:
-        """Hyper-parameters as they stand in an adapter file."""
-        blocks = self.blocks if isinstance(self.blocks, str) else list(self.blocks)
-        return {
-            "name": self.name,
-            "rank": self.rank,
-            "alpha": self.rank if self.alpha is None else self.alpha,
-            "targets": list(self.targets),
-            "blocks": blocks,
-            "dropout": self.dropout,
-        }
+    @property
+    def _divisor(self) -> float:
+        return math.sqrt(self.rank) if self.rslora else self.rank
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "LoRA":
-        """The inverse of :meth:`config`."""
-        return cls(**{k: v for k, v in config.items() if k != "name"})
+    @property
+    def scale(self) -> float:
+        """Factor of the update."""
+        assert self.alpha is not None
+        return self.alpha / self._divisor
 
-    def _wrap(
+    def wrap(
         self, base: nn.Linear, groups: Sequence[Tensor] | None, generator: torch.Generator | None
     ) -> LoRALinear:
+        """The module that takes the place of ``base``."""
         return LoRALinear(
             base,
             rank=self.rank,
-            alpha=self.rank if self.alpha is None else self.alpha,
+            scale=self.scale,
             groups=groups,
             dropout=self.dropout,
             generator=generator,
         )
 
-    def inject_encoder(self, encoder: nn.Module, generator: torch.Generator | None) -> list[str]:
-        """Adapt the chosen blocks of ``encoder``; returns the paths of the adapted layers."""
-        sites = encoder.adapter_sites()  # type: ignore[operator]
+    def inject(self, site: Site) -> list[str]:
+        """Adapt the targets of the chosen blocks."""
         paths = []
-        for index in select_blocks(self.blocks, len(sites)):
-            site = sites[index]
-            base = encoder.get_submodule(site.qkv)
-            assert isinstance(base, nn.Linear)
-            rows = qkv_rows(base.out_features, site.num_heads, site.layout)
-            groups = [rows[target] for target in self.targets]
-            replace_module(encoder, site.qkv, self._wrap(base, groups, generator))
-            paths.append(site.qkv)
-        return paths
-
-    def inject_attention(
-        self, attention: nn.Module, generator: torch.Generator | None
-    ) -> list[str]:
-        """Adapt separate projections (``q_proj`` ...) of one attention module."""
-        paths = []
-        for target in self.targets:
-            path = f"{target}_proj"
-            base = attention.get_submodule(path)
-            assert isinstance(base, nn.Linear)
-            replace_module(attention, path, self._wrap(base, None, generator))
-            paths.append(path)
+        for block in site.blocks:
+            for path, groups in block.targets(self.targets):
+                base = site.model.get_submodule(path)
+                assert isinstance(base, nn.Linear)
+                replace_module(site.model, path, self.wrap(base, groups, site.generator))
+                paths.append(path)
         return paths
 
 
-def qkv_rows(out_features: int, num_heads: int, layout: str) -> dict[str, Tensor]:
-    """Output rows of queries, keys and values of a fused weight, a third of them each.
+def lora_plus_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, ratio: float
+) -> list[dict[str, Any]]:
+    """Optimiser groups of LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B learns ratio times faster.
 
     Args:
-        layout: ``qkv``: [q | k | v]; ``heads``: [q_h, k_h, v_h] for each head (equal widths).
+        named_parameters: of the adapted network; frozen ones are left out.
+        lr: of all but the B factors.
+        ratio: the paper suggests 16.
     """
-    index = torch.arange(out_features)
-    if layout == "qkv":
-        parts = index.view(3, -1)
-    elif layout == "heads":
-        parts = index.view(num_heads, 3, -1).transpose(0, 1).flatten(1)
-    else:
-        msg = f"qkv layout must be 'qkv' or 'heads', got '{layout}'"
+    trained = [(n, p) for n, p in named_parameters if p.requires_grad]
+    b = [p for n, p in trained if n.rsplit(".", 1)[-1] == "lora_b"]
+    if not b:
+        msg = "LoRA+ needs LoRA's B factors, the network has none"
         raise ValueError(msg)
-    return dict(zip(QKV, parts, strict=True))
+    rest = [p for n, p in trained if n.rsplit(".", 1)[-1] != "lora_b"]
+    return [{"params": rest, "lr": lr}, {"params": b, "lr": lr * ratio}]

@@ -1,22 +1,88 @@
-"""What an adapted module is: the one definition that freezing, saving and merging go by."""
+"""What a method is and what an adapted module is: freezing, saving and merging go by these."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+import torch
 from torch import nn
+
+from samtune.peft.blocks import BlockSpec
+from samtune.peft.places import BlockPlace
 
 
 @runtime_checkable
 class Adapted(Protocol):
-    """A module that stands in the place of a frozen one and adds trained parameters to it."""
+    """A module that a method put in place of a frozen one, or beside it."""
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
         """Local names of the parameters that the method added."""
         ...
 
     def merge(self) -> nn.Module:
-        """A new plain module with the adapter folded in."""
+        """A new plain module with the adapter folded in.
+
+        Raises:
+            NotMergeableError: the method has no such form.
+        """
         ...
+
+
+class NotMergeableError(ValueError):
+    """The method computes something that no weight of the plain network can."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} is not mergeable: it adds layers that plain SAM doesn't have")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a method gets to work on.
+
+    Attributes:
+        model: changed in place.
+        blocks: the chosen ones, the encoder's first.
+        all_blocks: of the encoder, chosen or not.
+        generator: for initial values.
+    """
+
+    model: nn.Module
+    blocks: Sequence[BlockPlace]
+    all_blocks: Sequence[BlockPlace]
+    generator: torch.Generator | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method's hyper-parameters; :meth:`inject` puts it into a model.
+
+    Attributes:
+        blocks: ``all``, ``last:N`` or indices of the encoder's attention blocks.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]  # one line
+    source: ClassVar[str]
+    mergeable: ClassVar[bool] = True
+    # how near to the frozen network at step 0: `exact`, `1e-5` or `no`
+    identity: ClassVar[str] = "exact"
+
+    blocks: BlockSpec = field(default="all", metadata={"help": "all, last:N or indices"})
+
+    def inject(self, site: Site) -> list[str]:
+        """Change the model; returns the paths of adapted modules and of thawed parameters."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Hyper-parameters as they stand in an adapter file."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in values.items()}
+        return {"name": self.name, **plain}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`config`."""
+        return cls(**{k: v for k, v in config.items() if k != "name"})
 
 
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,14 +1,51 @@
-"""The methods by name, for configs, the command line and adapter files."""
+"""The methods by name, for configs, the command line, docs and adapter files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from samtune.peft.bottleneck import AdaptFormer, Houlsby
+from samtune.peft.dora import DoRA
+from samtune.peft.fact import FacT
 from samtune.peft.lora import LoRA
+from samtune.peft.protocol import Method
+from samtune.peft.salt import SALT
+from samtune.peft.sam_adapter import SAMAdapter
+from samtune.peft.selective import (
+    Attention,
+    Bias,
+    Blocks,
+    DecoderOnly,
+    Full,
+    LayerNorms,
+    PosEmbed,
+)
+from samtune.peft.spectral import SSAM, SVF
+from samtune.peft.ssf import SSF
 
-METHODS: dict[str, type[LoRA]] = {"lora": LoRA}
+_ALL: tuple[type[Method], ...] = (
+    LoRA,
+    DoRA,
+    SALT,
+    SSAM,
+    SVF,
+    FacT,
+    SSF,
+    AdaptFormer,
+    Houlsby,
+    SAMAdapter,
+    Bias,
+    LayerNorms,
+    Attention,
+    PosEmbed,
+    Blocks,
+    Full,
+    DecoderOnly,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
-def build_method(config: Mapping[str, Any]) -> LoRA:
+def build_method(config: Mapping[str, Any]) -> Method:
     """Build a method from ``{"name": ..., hyper-parameters}``.
 
     Raises:
@@ -19,7 +56,7 @@ def build_method(config: Mapping[str, Any]) -> LoRA:
         msg = f"unknown PEFT method '{name}', expected one of: {', '.join(METHODS)}"
         raise ValueError(msg)
     method = METHODS[name]
-    known = set(method.__dataclass_fields__)
+    known = {f.name for f in fields(method)}
     unknown = sorted(set(config) - known - {"name"})
     if unknown:
         msg = (
@@ -28,3 +65,10 @@ def build_method(config: Mapping[str, Any]) -> LoRA:
         )
         raise ValueError(msg)
     return method.from_config(config)
+
+
+def build_methods(config: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[Method]:
+    """Build the methods of a config: none, one, or a list."""
+    if config is None:
+        return []
+    return [build_method(c) for c in ([config] if isinstance(config, Mapping) else config)]

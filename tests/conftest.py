@@ -1,5 +1,6 @@
 """Fixtures for all tests. Nothing seeds globally: a test that wants chance takes a generator."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 # No deadline: the first example pays for imports. Derandomised: two runs give the same result.
 settings.register_profile("samtune", deadline=None, derandomize=True)
 settings.load_profile("samtune")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Singular vectors are kept for this run alone."""
+    os.environ["SAMTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

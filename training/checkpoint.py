@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from samtune.atomic import whole_file
-from samtune.peft.adapt import trained_state
+from samtune.peft.adapt import load_trained_state, trained_state
 from samtune.peft.adapter_file import save_adapter
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.task import Task
@@ -76,9 +76,7 @@ class RunCheckpoint:
         if shapes != {name: tensor.shape for name, tensor in state["trained"].items()}:
             msg = f"'{file}' is of another network: its trained tensors differ"
             raise ValueError(msg)
-        with torch.no_grad():
-            for name, tensor in state["trained"].items():
-                own[name].copy_(tensor)
+        load_trained_state(self.network, state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.best = state["best"]

@@ -1,15 +1,15 @@
 """The network of a run: a SAM, its class head, and the PEFT method put into it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
-from samtune.peft.adapt import AdaptSummary, DecoderPolicy, adapt, method_configs
+from samtune.peft.adapt import AdaptSummary, adapt, method_configs
 from samtune.peft.adapter_file import AdapterFile, load_adapter, read_adapter
-from samtune.peft.registry import build_method
+from samtune.peft.registry import build_methods
 
 # a quarter of the cost of LiteMedSAM's native 256, enough for small structures cut out large
 DEFAULT_IMAGE_SIZE = {"lite_medsam": 128}
@@ -33,8 +33,8 @@ def build_network(
     checkpoint: str | Path | None = None,
     image_size: int | str | None = "auto",
     num_classes: int,
-    peft: Mapping[str, Any] | None = None,
-    decoder: DecoderPolicy = "full",
+    peft: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    decoder: str = "full",
     seed: int = 0,
     adapter: str | Path | AdapterFile | None = None,
 ) -> AdaptedSegmenter:
@@ -44,8 +44,8 @@ def build_network(
         arch, checkpoint: see :func:`samtune.networks.build_sam`.
         image_size: pixels; ``auto``: 128 for ``lite_medsam``, the native size for the others.
         num_classes: foreground classes.
-        peft: ``{"name": "lora", ...}``; ``None``: the encoder stays as it is.
-        decoder: ``frozen``, ``full`` or ``lora``.
+        peft: ``{"name": "lora", ...}``, or a list of such; ``None``: the encoder stays as it is.
+        decoder: ``frozen``, ``full``, or a method's name: that method in the decoder too.
         seed: of the initial factors.
         adapter: file of a trained adapter of exactly this network.
     """
@@ -60,10 +60,10 @@ def build_network(
     if image_size == "auto" and sam.image_size != preferred:  # recognised from the checkpoint
         sam = build_sam(sam.arch, checkpoint, preferred)
     network = AdaptedSegmenter(sam, num_classes)
-    method = None if peft is None else build_method(peft)
+    methods = build_methods(peft)
     generator = torch.Generator().manual_seed(seed)
-    network.summary = adapt(network, method, decoder=decoder, generator=generator)
-    network.peft = method_configs(method, decoder)
+    network.summary = adapt(network, methods, decoder=decoder, generator=generator)
+    network.peft = method_configs(methods, decoder)
     if adapter is not None:
         load_adapter(network, adapter, peft=network.peft)
     return network

@@ -22,7 +22,7 @@ def test_every_method_survives_its_own_config(name):
     assert method.config()["name"] == name
 
 
-@pytest.mark.parametrize("config", [{"name": "dora"}, {"rank": 4}, {"name": None}])
+@pytest.mark.parametrize("config", [{"name": "dorra"}, {"rank": 4}, {"name": None}])
 def test_unknown_method_lists_the_known_ones(config):
     with pytest.raises(ValueError, match=rf"'{config.get('name')}', expected one of: .*lora"):
         build_method(config)

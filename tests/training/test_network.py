@@ -93,7 +93,7 @@ def test_seed_makes_the_first_factors():
         ({"name": "lorra", "rank": 4}, "unknown PEFT method 'lorra', expected one of: lora"),
         ({**LORA, "ranks": 4}, "'lora' has no hyper-parameter ranks; it has: .*rank"),
         ({**LORA, "blocks": "last:11"}, "blocks 'last:11' not understood"),
-        ({**LORA, "rank": 0}, r"rank must be in \[1, "),
+        ({**LORA, "rank": 0}, "rank must be at least 1, got 0"),
     ],
 )
 def test_wrong_methods(peft, message):
