@@ -43,8 +43,13 @@ VERBS = {
     ),
     "weights": Verb(
         "samtune.commands.weights",
-        "find pretrained weights and check their hash",
+        "find pretrained weights and check their hash; merge a run into a plain checkpoint",
         "samtune weights path lite_medsam",
+    ),
+    "methods": Verb(
+        "samtune.commands.methods",
+        "list the PEFT methods with what each of them trains",
+        "samtune methods --backbone vit_b --json",
     ),
     "doctor": Verb(
         "samtune.commands.doctor",

@@ -1,0 +1,225 @@
+"""Time and memory of a step with each PEFT method, side by side in one process.
+
+    python benchmarks/bench_peft.py --tokens 14 28 --rounds 5
+
+One encoder of SAM ViT-B's width (``--depth`` blocks, one of them global) at 14x14, 28x28 or 64x64
+tokens; a step is forward and backward, batch 1. Variants are interleaved round by round, and the
+median of each is given relative to the frozen encoder. ``saved`` are the bytes that autograd keeps
+for the backward pass, parameters and buffers apart. Forms of the released codes are timed beside
+ours, after their outputs were shown to be equal. Absolute times are the machine's; ratios within
+about 10 % are noise.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from samtune.benchmarks.reference_layers import ReleasedSALT, ReleasedSSAM, SliceAddLoRA
+from samtune.networks.sam_vit import SamViT
+from samtune.peft.adapt import adapt
+from samtune.peft.lora import LoRA, LoRALinear
+from samtune.peft.protocol import Method, replace_module
+from samtune.peft.registry import METHODS
+from samtune.peft.salt import SALT, SALTLinear
+from samtune.peft.spectral import SSAM, SpectralLinear
+
+PATCH = 16
+SKIPPED = ("decoder_only", "pos_embed", "full")
+
+
+class EncoderOnly(nn.Module):
+    """What the methods look for, without a decoder."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.image_encoder = encoder
+
+
+def make_encoder(tokens: int, depth: int) -> EncoderOnly:
+    """A frozen encoder of ViT-B's width; the last block attends globally."""
+    torch.manual_seed(0)
+    encoder = SamViT(
+        image_size=PATCH * tokens, dim=768, depth=depth, num_heads=12, global_blocks=(depth - 1,)
+    )
+    return EncoderOnly(encoder).requires_grad_(False)
+
+
+def adapted(base: EncoderOnly, method: Method) -> EncoderOnly:
+    """A copy of ``base`` with ``method``, its trained values moved away from their start."""
+    model = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(0)
+    adapt(model, method, decoder="frozen", generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def released(
+    model: EncoderOnly, ours: type[nn.Module], form: Callable[..., nn.Module]
+) -> EncoderOnly:
+    """A copy of ``model`` whose adapted layers are computed the released way."""
+    copied = copy.deepcopy(model)
+    for path, module in list(copied.named_modules()):
+        if isinstance(module, ours):
+            replace_module(copied, path, form(module))
+    return copied
+
+
+def hugging_face(base: EncoderOnly) -> nn.Module | None:
+    """Hugging Face peft's LoRA on the fused qkv; ``None`` if it isn't installed."""
+    try:
+        import peft
+    except ImportError:
+        return None
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["qkv"], lora_dropout=0.0)
+    wrapped: nn.Module = peft.get_peft_model(copy.deepcopy(base).image_encoder, config)
+    holder = nn.Module()
+    holder.image_encoder = wrapped
+    return holder
+
+
+def step(model: nn.Module, x: Tensor) -> None:
+    """Forward and backward from features that need a gradient, as behind a trained layer."""
+    model.zero_grad(set_to_none=True)
+    encoder = model.get_submodule("image_encoder")
+    encoder(x).square().mean().backward()
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """Bytes kept for the backward pass: unique storages that are not the model's own."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = model.get_submodule("image_encoder")(x)
+    del out
+    return sum(seen.values())
+
+
+def variants(base: EncoderOnly) -> dict[str, nn.Module]:
+    """Everything that is timed, by name."""
+    out: dict[str, nn.Module] = {"frozen": base}
+    full = copy.deepcopy(base).requires_grad_(True)
+    out["full fine-tuning"] = full
+    for name, method in METHODS.items():
+        if name not in SKIPPED:
+            out[name] = adapted(base, method())
+    lora = adapted(base, LoRA(rank=4))
+    out["lora r=4 q,v"] = lora
+    out["  SAMed's slice-add form"] = released(lora, LoRALinear, SliceAddLoRA)
+    out["lora r=4 fused qkv"] = adapted(base, LoRA(rank=4, targets=("qkv",)))
+    peft = hugging_face(base)
+    if peft is not None:
+        out["  Hugging Face peft, same"] = peft
+    ssam = adapted(base, SSAM(relu=True))
+    out["ssam, clipped"] = ssam
+    out["  S-SAM's released form"] = released(ssam, SpectralLinear, ReleasedSSAM)
+    salt = adapted(base, SALT(top=64, rank=8))
+    out["salt k=64 r=8"] = salt
+    out["  SALT's released form"] = released(salt, SALTLinear, ReleasedSALT)
+    return out
+
+
+def prove_equal(models: dict[str, nn.Module], x: Tensor) -> None:
+    """Outputs of released forms and ours agree; raises where they don't."""
+    pairs = [
+        ("lora r=4 q,v", "  SAMed's slice-add form"),
+        ("ssam, clipped", "  S-SAM's released form"),
+        ("salt k=64 r=8", "  SALT's released form"),
+    ]
+    with torch.no_grad():
+        for ours, theirs in pairs:
+            a = models[ours].get_submodule("image_encoder")(x)
+            b = models[theirs].get_submodule("image_encoder")(x)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def measure(tokens: int, depth: int, rounds: int) -> None:
+    """Print the table of one grid."""
+    base = make_encoder(tokens, depth)
+    x = torch.rand(1, 3, PATCH * tokens, PATCH * tokens, requires_grad=True)
+    models = variants(base)
+    prove_equal(models, x)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():
+        step(model, x)  # first calls allocate
+    for _ in range(rounds):
+        for name, model in models.items():
+            start = time.process_time()
+            step(model, x)
+            times[name].append(time.process_time() - start)
+    frozen = statistics.median(times["frozen"])
+    full = statistics.median(times["full fine-tuning"])
+    print(f"\n{tokens}x{tokens} tokens, {depth} blocks of width 768 (CPU time, {rounds} rounds)")
+    print(f"{'':<27}{'x frozen':>9}{'x full':>8}{'seconds':>9}{'saved MiB':>11}{'trainable':>12}")
+    for name, model in models.items():
+        seconds = statistics.median(times[name])
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        saved = saved_bytes(model, x) / 2**20
+        print(
+            f"{name:<27}{seconds / frozen:>9.2f}{seconds / full:>8.2f}{seconds:>9.2f}"
+            f"{saved:>11.1f}{trained:>12,}"
+        )
+
+
+def measure_prefix(rounds: int) -> None:
+    """Last-4 LoRA over cached features against LoRA in all 12 blocks, 14x14 tokens."""
+    base = make_encoder(14, 12)
+    x = torch.rand(1, 3, 224, 224)
+    whole, late = adapted(base, LoRA(rank=4)), adapted(base, LoRA(rank=4, blocks="last:4"))
+    encoder = late.image_encoder
+    with torch.no_grad():
+        features = encoder.forward_prefix(x, 8)  # type: ignore[operator]
+    times: dict[str, list[float]] = {"all 12 blocks": [], "last 4, cached prefix": []}
+    for turn in range(rounds + 1):
+        for name in times:
+            start = time.process_time()
+            if name == "all 12 blocks":
+                step(whole, x)
+            else:
+                late.zero_grad(set_to_none=True)
+                encoder.forward_suffix(features, 8).square().mean().backward()  # type: ignore[operator]
+            if turn:
+                times[name].append(time.process_time() - start)
+    a, b = (statistics.median(t) for t in times.values())
+    print(f"\n224 px, depth 12, LoRA r=4: all 12 {a:.2f} s, last 4 cached {b:.2f} s: {a / b:.2f} x")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=[14, 28], help="side of the grid")
+    parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args(argv)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    start = time.perf_counter()
+    first = adapted(make_encoder(14, 1), SSAM())
+    cold = time.perf_counter() - start
+    start = time.perf_counter()
+    adapted(make_encoder(14, 1), SSAM())
+    print(f"adapting a block with S-SAM: {cold:.1f} s, again {time.perf_counter() - start:.1f} s")
+    del first
+    for tokens in args.tokens:
+        measure(tokens, args.depth, args.rounds)
+    measure_prefix(args.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

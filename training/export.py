@@ -1,0 +1,87 @@
+"""A trained run as an ordinary SAM checkpoint, with the class head beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from samtune.atomic import whole_file
+from samtune.networks import SamSegmenter
+from samtune.peft.adapt import merge_adapters
+from samtune.training.run_folder import load_run
+
+_HEADER = "samtune"
+_PREFIX = "class_head."
+
+
+def merge_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    adapter: str = "best",
+    checkpoint: str | Path | None = None,
+) -> tuple[Path, Path]:
+    """Fold a run's adapter into its base weights and write them under the published names.
+
+    A file of ``vit_b``, ``vit_l`` or ``vit_h`` loads in ``segment_anything`` (strict), the others
+    in :func:`samtune.networks.build_sam`. The four mask tokens are the base's own; what tells the
+    classes apart is in the second file, for :func:`load_class_head`.
+
+    Args:
+        run: folder of the run.
+        out: ``.pth`` file to write; the head goes to ``STEM_class_head.safetensors`` beside it.
+        adapter: ``best`` or ``last``.
+        checkpoint: base weights; ``None``: those it was trained with.
+
+    Returns:
+        Paths of checkpoint and class head.
+
+    Raises:
+        NotMergeableError: the run's method adds layers that SAM doesn't have.
+        FileExistsError: a file is there already.
+    """
+    trained = load_run(run)
+    return export_merged(trained.network(adapter, checkpoint), out, task=trained.task.to_dict())
+
+
+def export_merged(
+    network: SamSegmenter, out: str | Path, *, task: Mapping[str, Any] | None = None
+) -> tuple[Path, Path]:
+    """Merge ``network`` in place and write it; see :func:`merge_run`."""
+    out = Path(out)
+    head = out.with_name(f"{out.stem}_class_head.safetensors")
+    for path in (out, head):
+        if path.exists():
+            msg = f"'{path}' exists already; choose another --out"
+            raise FileExistsError(msg)
+    merge_adapters(network)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {n.removeprefix(_PREFIX): t for n, t in state.items() if n.startswith(_PREFIX)}
+    header = {"task": task, "arch": network.arch, "image_size": network.image_size}
+    with whole_file(head) as partial:
+        save_file(tensors, partial, {_HEADER: json.dumps(header, sort_keys=True)})
+    with whole_file(out) as partial:
+        torch.save({n: t for n, t in state.items() if not n.startswith(_PREFIX)}, partial)
+    return out, head
+
+
+def load_class_head(network: SamSegmenter, path: str | Path) -> None:
+    """Load the class head that :func:`merge_run` wrote.
+
+    Raises:
+        ValueError: not such a file, or for another number of classes.
+    """
+    with safe_open(path, framework="pt") as file:
+        if _HEADER not in (file.metadata() or {}):
+            msg = f"'{path}' is not a class head written by samtune"
+            raise ValueError(msg)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found, expected = len(tensors.get("tokens", ())), network.num_classes
+    if found != expected:
+        msg = f"class head '{path}' has {found} classes, the network {expected}"
+        raise ValueError(msg)
+    network.class_head.load_state_dict(tensors)
