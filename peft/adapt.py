@@ -120,11 +120,14 @@ def _thaw(model: nn.Module, owners: Mapping[str, str]) -> None:
         if path in modules:
             for name in modules[path].adapter_parameter_names():
                 modules[path].get_parameter(name).requires_grad_(True)
-        elif path in parameters:
-            parameters[path].requires_grad_(True)
-        else:  # another method replaced the module that held it
-            msg = f"'{path}', trained by {owner}, is replaced by another method"
+            continue
+        holder, _, name = path.rpartition(".")
+        # a layer's bias is used by every method on it, its weight may not be
+        if path not in parameters or (holder in modules and name != "bias"):
+            other = owners.get(holder, "another method")
+            msg = f"'{path}' is adapted by {owner} and by {other}: targets must be disjoint"
             raise ValueError(msg)
+        parameters[path].requires_grad_(True)
 
 
 def summarise(model: nn.Module, adapted: tuple[str, ...] = ()) -> AdaptSummary:
@@ -162,11 +165,12 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: a weight decomposes differently here.
     """
-    turned = set()
-    for path, basis in bases(model):
-        if f"{path}.anchor" in state:
-            basis.turn(state[f"{path}.anchor"], state[f"{path}.s"], path)
-            turned |= {f"{path}.anchor", f"{path}.s"}
+    referred = [(path, basis) for path, basis in bases(model) if f"{path}.anchor" in state]
+    for path, basis in referred:  # all, before anything is changed
+        basis.check(state[f"{path}.s"], path)
+    for path, basis in referred:
+        basis.turn(state[f"{path}.anchor"])
+    turned = {f"{path}.{name}" for path, _ in referred for name in ("anchor", "s")}
     own = trained_state(model)
     for name, tensor in state.items():
         if name not in turned:

@@ -10,6 +10,7 @@ with |V| the norm of each output row, held constant in the backward pass, and m,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -83,19 +84,7 @@ class DoRA(LoRA):
     about = "low-rank update and a trained norm of each output row"
     source = "arXiv:2402.09353"
     identity = "1e-5"
+    layer: ClassVar[type[LoRALinear]] = DoRALinear
 
     rank: int = 16
     targets: tuple[str, ...] = ("qkv", "proj", "mlp")
-
-    def wrap(
-        self, base: nn.Linear, groups: Sequence[Tensor] | None, generator: torch.Generator | None
-    ) -> DoRALinear:
-        """The module that takes the place of ``base``."""
-        return DoRALinear(
-            base,
-            rank=self.rank,
-            scale=self.scale,
-            groups=groups,
-            dropout=self.dropout,
-            generator=generator,
-        )

@@ -13,7 +13,7 @@ which.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -109,6 +109,7 @@ class LoRA(Method):
     name = "lora"
     about = "low-rank update of weights"
     source = "arXiv:2106.09685; rsLoRA arXiv:2312.03732"
+    layer: ClassVar[type[LoRALinear]] = LoRALinear
 
     rank: int = field(default=8, metadata={"help": "rank r"})
     alpha: float | None = field(default=None, metadata={"help": "scale times r; none: scale 1"})
@@ -138,7 +139,7 @@ class LoRA(Method):
         self, base: nn.Linear, groups: Sequence[Tensor] | None, generator: torch.Generator | None
     ) -> LoRALinear:
         """The module that takes the place of ``base``."""
-        return LoRALinear(
+        return self.layer(
             base,
             rank=self.rank,
             scale=self.scale,

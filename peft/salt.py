@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, wide
-from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, Site, replace_module
 from samtune.peft.spectral import SpectralBasis
+from samtune.peft.whole_layers import WholeLayers
 
 
 class SALTLinear(AdaptedLinear):
@@ -127,14 +126,13 @@ class SALTLinear(AdaptedLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SALT(Method):
+class SALT(WholeLayers):
     """SALT on linear layers of the chosen blocks.
 
     Attributes:
-        top: k, the number of singular values that are changed; narrower layers change all but r.
-        rank: r of the residual.
+        top: k, the number of singular values that are changed; m - 1 in narrower layers.
+        rank: r of the residual; m - k where that is less.
         alpha: scale of the residual times r; ``None``: scale 1.
-        targets: whole layers: ``qkv``, ``proj``, ``lin1``, ``lin2``, ``mlp``.
         pair: train scale and shift of each top value (the paper), or one change of it.
         reference: the released code's form, see the module's docstring.
     """
@@ -147,33 +145,22 @@ class SALT(Method):
     top: int = field(default=64, metadata={"help": "number of changed singular values, k"})
     rank: int = field(default=8, metadata={"help": "rank r of the residual"})
     alpha: float | None = field(default=None, metadata={"help": "residual's scale times r"})
-    targets: tuple[str, ...] = field(
-        default=("qkv", "proj", "mlp"), metadata={"help": "whole layers"}
-    )
     pair: bool = field(default=True, metadata={"help": "scale and shift, or one change"})
     reference: bool = field(default=False, metadata={"help": "as released, with its ReLU"})
 
     def __post_init__(self) -> None:
-        allowed = ("qkv", "proj", "lin1", "lin2", "mlp")
-        object.__setattr__(self, "targets", check_targets(self.targets, allowed))
+        super().__post_init__()
+        if self.reference:
+            object.__setattr__(self, "identity", "no")
 
-    def inject(self, site: Site) -> list[str]:
-        """Adapt the targets of the chosen blocks."""
-        paths = []
-        for block in site.blocks:
-            for path, _ in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
-                limit = max(1, min(base.in_features, base.out_features) - self.rank)
-                module = SALTLinear(
-                    base,
-                    top=min(self.top, limit),
-                    rank=self.rank,
-                    scale=1.0 if self.alpha is None else self.alpha / self.rank,
-                    pair=self.pair,
-                    reference=self.reference,
-                    generator=site.generator,
-                )
-                replace_module(site.model, path, module)
-                paths.append(path)
-        return paths
+    def wrap(self, base: nn.Linear, generator: torch.Generator | None) -> SALTLinear:
+        """The module that takes the place of ``base``."""
+        return SALTLinear(
+            base,
+            top=min(self.top, min(base.in_features, base.out_features) - 1),
+            rank=self.rank,
+            scale=1.0 if self.alpha is None else self.alpha / self.rank,
+            pair=self.pair,
+            reference=self.reference,
+            generator=generator,
+        )

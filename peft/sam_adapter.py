@@ -31,8 +31,9 @@ def high_frequencies(image: Tensor, tau: float) -> Tensor:
     """
     height, width = image.shape[-2:]
     half = int((height * width * tau) ** 0.5 // 2)
-    # float32: half precision has no transform of every size
-    spectrum = torch.fft.fftshift(torch.fft.fft2(image.float(), norm="forward"), dim=(-2, -1))
+    # half precision has no transform of every size
+    fine = image.to(torch.promote_types(image.dtype, torch.float32))
+    spectrum = torch.fft.fftshift(torch.fft.fft2(fine, norm="forward"), dim=(-2, -1))
     keep = torch.ones(height, width, device=image.device)
     keep[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half] = 0
     back = torch.fft.ifftshift(spectrum * keep, dim=(-2, -1))
@@ -65,7 +66,12 @@ class TaskPrompts(nn.Module):
             {str(w): linear(hidden, w, where, None) for w in dict.fromkeys(self.widths)}
         )
         self._images: list[Tensor] = []
+        self._begun = False
         self._task: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies start without the images and prompts of the last forward."""
+        return {**self.__dict__, "_images": [], "_begun": False, "_task": None}
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
         """All of them."""
@@ -80,13 +86,17 @@ class TaskPrompts(nn.Module):
 
         An encoder may embed a batch image by image and run the blocks on all of it.
         """
+        if self._begun:
+            self._images.clear()
+            self._begun = False
         self._images.append(image)
 
     def begin(self, x: Tensor) -> Tensor:
         """Tokens ``b h w c`` of the first block, with P_0; F is kept for the others."""
         assert self._images, "the patch embedding was not called before the first block"
-        image = torch.cat(self._images)[-len(x) :]
-        self._images.clear()
+        # kept until the next image comes: a checkpointed block is run a second time
+        self._begun = True
+        image = torch.cat(self._images)[-len(x) :]  # a forward that failed may have left more
         patches = F.pixel_unshuffle(high_frequencies(image, self.tau), self.stride)
         self._task = self.patch_tune(x) + self.hfc_tune(patches.permute(0, 2, 3, 1))
         return x + self.prompt(0, x)

@@ -3,12 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from samtune.peft.protocol import Method, Site
+from samtune.peft.protocol import Method, Site, adapted_modules
 
 
 def _below(site: Site, paths: Iterator[str], ending: str = "") -> list[str]:
+    """Parameters below ``paths``, those that other methods added left out."""
     prefixes = tuple(f"{path}." for path in paths)
-    names = [name for name, _ in site.model.named_parameters()]
+    added = {
+        f"{path}.{name}"
+        for path, module in adapted_modules(site.model)
+        for name in module.adapter_parameter_names()
+    }
+    names = [name for name, _ in site.model.named_parameters() if name not in added]
     return [n for n in names if n.startswith(prefixes) and n.endswith(ending)]
 
 

@@ -9,15 +9,16 @@ S-SAM clips S + d at zero; with ``relu`` we do too. At step 0, d = 0.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, wide
-from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, Site, replace_module
+from samtune.peft.protocol import Site, replace_module
 from samtune.peft.svd import thin_svd
+from samtune.peft.whole_layers import WholeLayers
 
 
 class SpectralBasis(nn.Module):
@@ -57,11 +58,10 @@ class SpectralBasis(nn.Module):
         changed = s + self.delta if hasattr(self, "delta") else s * self.scale + self.shift
         return (changed.relu() if relu else changed) - s
 
-    def turn(self, anchor: Tensor, values: Tensor, path: str) -> None:
-        """Give the vectors the signs they had where ``anchor`` and ``values`` come from.
+    def check(self, values: Tensor, path: str) -> None:
+        """Compare with the singular values of the weight that something was trained on.
 
         Args:
-            anchor: row of each column of u that was positive.
             values: the singular values there.
             path: for the error.
 
@@ -71,6 +71,13 @@ class SpectralBasis(nn.Module):
         if not torch.allclose(values.to(self.s), self.s, rtol=1e-4, atol=1e-5 * float(self.s[0])):
             msg = f"the singular values of '{path}' are not those that the adapter was trained on"
             raise ValueError(msg)
+
+    def turn(self, anchor: Tensor) -> None:
+        """Give the vectors the signs that they had where ``anchor`` comes from.
+
+        Args:
+            anchor: row of each column of u that was positive.
+        """
         index = anchor.to(self.u.device, torch.long)
         sign = torch.gather(self.u, 0, index[None])[0].sign()
         sign = torch.where(sign == 0, torch.ones_like(sign), sign)
@@ -157,18 +164,7 @@ class SpectralConv2d(nn.Conv2d):
     """A frozen convolution with changed singular values of its ``out x (in * kh * kw)`` view."""
 
     def __init__(self, base: nn.Conv2d, *, pair: bool, relu: bool = False) -> None:
-        super().__init__(
-            base.in_channels,
-            base.out_channels,
-            base.kernel_size,  # type: ignore[arg-type]
-            base.stride,  # type: ignore[arg-type]
-            base.padding,  # type: ignore[arg-type]
-            base.dilation,  # type: ignore[arg-type]
-            base.groups,
-            base.bias is not None,
-            base.padding_mode,
-            device="meta",
-        )
+        super().__init__(**_settings(base))
         self.weight, self.bias = base.weight, base.bias
         self.requires_grad_(False)
         self.basis = SpectralBasis(base.weight.flatten(1), pair=pair)
@@ -190,22 +186,30 @@ class SpectralConv2d(nn.Conv2d):
     @torch.no_grad()
     def merge(self) -> nn.Conv2d:
         """A plain convolution."""
-        merged = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        merged = nn.Conv2d(**_settings(self))
         merged.weight = nn.Parameter(self._changed(), requires_grad=False)
         if self.bias is not None:
             merged.bias = nn.Parameter(self.bias.clone(), requires_grad=False)
         return merged
+
+
+def _settings(conv: nn.Conv2d) -> dict[str, Any]:
+    """Arguments that make a convolution like ``conv``, without memory for its parameters."""
+    names = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+    )
+    settings = {name: getattr(conv, name) for name in names}
+    return settings | {
+        "bias": conv.bias is not None,
+        "padding_mode": conv.padding_mode,
+        "device": "meta",
+    }
 
 
 def bases(model: nn.Module) -> list[tuple[str, SpectralBasis]]:
@@ -214,11 +218,10 @@ def bases(model: nn.Module) -> list[tuple[str, SpectralBasis]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSAM(Method):
+class SSAM(WholeLayers):
     """Scale and shift of all singular values of linear layers.
 
     Attributes:
-        targets: as of LoRA, whole layers only: ``qkv``, ``proj``, ``lin1``, ``lin2``, ``mlp``.
         neck: the two convolutions of the encoder's neck too.
         relu: clip changed values at zero, as the released code does.
     """
@@ -227,36 +230,24 @@ class SSAM(Method):
     about = "scale and shift of every singular value"
     source = "arXiv:2408.06447"
     identity = "1e-5"
-    pair = True
+    pair: ClassVar[bool] = True
 
-    targets: tuple[str, ...] = field(
-        default=("qkv", "proj", "mlp"), metadata={"help": "whole layers"}
-    )
     neck: bool = field(default=False, metadata={"help": "the neck's convolutions too"})
     relu: bool = field(default=False, metadata={"help": "clip changed values at zero"})
 
-    def __post_init__(self) -> None:
-        allowed = ("qkv", "proj", "lin1", "lin2", "mlp")
-        object.__setattr__(self, "targets", check_targets(self.targets, allowed))
+    def wrap(self, base: nn.Linear, generator: torch.Generator | None) -> SpectralLinear:
+        """The module that takes the place of ``base``."""
+        return SpectralLinear(base, pair=self.pair, relu=self.relu)
 
     def inject(self, site: Site) -> list[str]:
         """Adapt the targets of the chosen blocks, and the neck where asked."""
-        paths = []
-        for block in site.blocks:
-            for path, _ in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
-                new = SpectralLinear(base, pair=self.pair, relu=self.relu)
-                replace_module(site.model, path, new)
-                paths.append(path)
-        if self.neck:
-            neck = site.model.get_submodule("image_encoder.neck")
-            for name, conv in list(neck.named_children()):
-                if isinstance(conv, nn.Conv2d):
-                    path = f"image_encoder.neck.{name}"
-                    convolution = SpectralConv2d(conv, pair=self.pair, relu=self.relu)
-                    replace_module(site.model, path, convolution)
-                    paths.append(path)
+        paths = super().inject(site)
+        neck = site.model.get_submodule("image_encoder.neck") if self.neck else nn.Module()
+        for name, conv in list(neck.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                paths.append(f"image_encoder.neck.{name}")
+                new = SpectralConv2d(conv, pair=self.pair, relu=self.relu)
+                replace_module(site.model, paths[-1], new)
         return paths
 
 
@@ -267,4 +258,4 @@ class SVF(SSAM):
     name = "svf"
     about = "change of every singular value"
     source = "arXiv:2206.06122"
-    pair = False
+    pair: ClassVar[bool] = False

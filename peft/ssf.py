@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, wide
-from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, Site, replace_module
+from samtune.peft.protocol import Site, replace_module
+from samtune.peft.whole_layers import WholeLayers
 
 
 class SSFLinear(AdaptedLinear):
@@ -70,11 +70,10 @@ class SSFLayerNorm(nn.LayerNorm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSF(Method):
+class SSF(WholeLayers):
     """Scale and shift after linear layers and LayerNorms of the chosen blocks.
 
     Attributes:
-        targets: whole layers: ``qkv``, ``proj``, ``lin1``, ``lin2``, ``mlp``.
         norms: the blocks' LayerNorms too.
     """
 
@@ -82,27 +81,18 @@ class SSF(Method):
     about = "scale and shift of features"
     source = "arXiv:2210.08823"
 
-    targets: tuple[str, ...] = field(
-        default=("qkv", "proj", "mlp"), metadata={"help": "whole layers"}
-    )
     norms: bool = field(default=True, metadata={"help": "LayerNorms too"})
 
-    def __post_init__(self) -> None:
-        allowed = ("qkv", "proj", "lin1", "lin2", "mlp")
-        object.__setattr__(self, "targets", check_targets(self.targets, allowed))
+    def wrap(self, base: nn.Linear, generator: torch.Generator | None) -> SSFLinear:
+        """The module that takes the place of ``base``."""
+        return SSFLinear(base)
 
     def inject(self, site: Site) -> list[str]:
-        """Adapt the targets of the chosen blocks."""
-        paths = []
-        for block in site.blocks:
-            for path, _ in block.targets(self.targets):
-                linear = site.model.get_submodule(path)
-                assert isinstance(linear, nn.Linear)
-                replace_module(site.model, path, SSFLinear(linear))
-                paths.append(path)
-            for path in block.norms if self.norms else ():
-                norm = site.model.get_submodule(path)
-                assert isinstance(norm, nn.LayerNorm)
-                replace_module(site.model, path, SSFLayerNorm(norm))
-                paths.append(path)
-        return paths
+        """Adapt the targets and the norms of the chosen blocks."""
+        paths = super().inject(site)
+        norms = [path for block in site.blocks for path in block.norms] if self.norms else []
+        for path in norms:
+            norm = site.model.get_submodule(path)
+            assert isinstance(norm, nn.LayerNorm)
+            replace_module(site.model, path, SSFLayerNorm(norm))
+        return paths + norms

@@ -68,7 +68,7 @@ def thin_svd(weight: Tensor) -> Svd:
     digest = hashlib.sha256(key + raw).hexdigest()
     folder = cache_folder()
     file = None if folder is None else folder / f"{digest}.safetensors"
-    found = None if file is None else _load(file, rows, columns)
+    found = None if file is None else _load(file, rows, columns, plain.dtype)
     if found is None:
         u, s, vh = torch.linalg.svd(plain.to(torch.float64), full_matrices=False)
         anchor = u.abs().argmax(0)
@@ -81,18 +81,23 @@ def thin_svd(weight: Tensor) -> Svd:
     return Svd(*(t.to(weight.device) for t in tensors))
 
 
-def _load(file: Path, rows: int, columns: int) -> Svd | None:
-    if not file.is_file():
-        return None
+def _load(file: Path, rows: int, columns: int, dtype: torch.dtype) -> Svd | None:
     try:
+        if not file.is_file():
+            return None
         t = load_file(file)
         svd = Svd(t["u"], t["s"], t["vh"], t["anchor"])
     except (SafetensorError, OSError, KeyError) as error:
         logger.warning("decomposing again, '%s' can't be read: %s", file, error)
         return None
     m = min(rows, columns)
-    fits = svd.u.shape == (rows, m) and svd.vh.shape == (m, columns) and svd.s.shape == (m,)
-    return svd if fits else None
+    shapes = [(rows, m), (m,), (m, columns), (m,)]
+    types = [dtype, dtype, dtype, torch.int32]
+    tensors = (svd.u, svd.s, svd.vh, svd.anchor)
+    if [(t.shape, t.dtype) for t in tensors] == list(zip(shapes, types, strict=True)):
+        return svd
+    logger.warning("decomposing again, '%s' doesn't hold what it should", file)
+    return None
 
 
 def _save(file: Path, svd: Svd) -> None:
@@ -100,5 +105,5 @@ def _save(file: Path, svd: Svd) -> None:
     try:
         with whole_file(file) as partial:
             save_file({"u": svd.u, "s": svd.s, "vh": svd.vh, "anchor": svd.anchor}, partial)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         logger.warning("singular vectors are not kept in '%s': %s", file.parent, error)
