@@ -63,6 +63,7 @@ def evaluate_folders(
     out: str | Path,
     *,
     regions: Sequence[Region] | None = None,
+    cases: Sequence[str] | None = None,
     tolerances_mm: Sequence[float] = (1.0,),
     workers: int = 1,
     force: bool = False,
@@ -81,6 +82,7 @@ def evaluate_folders(
         out: CSV to write; ``NAME.json`` and ``NAME_summary.csv`` are put beside it.
         regions: what to score; None takes the labels of all reference files, never those of a
             prediction.
+        cases: names of the references to score; None: all of them.
         tolerances_mm: Surface Dice tolerances in mm, one column each.
         workers: processes, one case each at a time.
         force: overwrite a table of another evaluation.
@@ -100,6 +102,11 @@ def evaluate_folders(
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
     preds, refs = find_volumes(pred_dir), find_volumes(ref_dir)
+    if cases is not None:
+        unknown = sorted(set(cases) - refs.keys())
+        if unknown or not cases:
+            raise ValueError(f"{ref_dir}: no reference for the case(s) {', '.join(unknown)}")
+        refs = {case: path for case, path in refs.items() if case in cases}
     if not preds.keys() & refs.keys():
         raise ValueError(
             f"{pred_dir}: no prediction has the name of a reference; found {next(iter(preds))}, "
@@ -112,7 +119,11 @@ def evaluate_folders(
         out,
         regions=scored,
         tolerances_mm=tolerances,
-        settings={"pred": str(pred_dir.resolve()), "ref": str(ref_dir.resolve())},
+        settings={
+            "pred": str(pred_dir.resolve()),
+            "ref": str(ref_dir.resolve()),
+            **({} if cases is None else {"cases": sorted(cases)}),
+        },
         inputs={case: f"{_hash(preds.get(case))} {_hash(path)}" for case, path in refs.items()},
         notes={
             "labels_from": "reference files" if regions is None else "arguments",

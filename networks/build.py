@@ -152,8 +152,8 @@ def build_sam(
     if checkpoint is None:
         if arch not in PACKAGED:
             msg = (
-                f"{arch} has no packaged weights: pass checkpoint=FILE with its published "
-                "weights, or checkpoint='random'"
+                f"{arch} has no packaged weights: pass checkpoint=FILE "
+                "(--checkpoint FILE) with its published weights, or checkpoint='random'"
             )
             raise ValueError(msg)
         source = find_weights(arch)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
+from samtune.peft.registry import build_methods
 
 FORMAT_VERSION = 1
 _HEADER = "samtune"
@@ -116,7 +117,7 @@ def load_adapter(
     if not isinstance(adapter, AdapterFile):
         adapter = read_adapter(adapter)
     differences = _differences("", adapter.base, base_config(model))
-    differences += _differences("peft.", adapter.peft, dict(peft))
+    differences += _differences("peft.", completed(adapter.peft), completed(peft))
     if differences:
         msg = f"adapter '{adapter.path}' is for another network: {'; '.join(differences)}"
         raise ValueError(msg)
@@ -135,6 +136,15 @@ def load_adapter(
         )
         raise ValueError(msg)
     load_trained_state(model, adapter.tensors)
+
+
+def completed(peft: Mapping[str, Any]) -> dict[str, Any]:
+    """``peft`` with the default of every hyper-parameter that it doesn't name (an older file)."""
+    configs = peft.get("method")
+    if configs is None:
+        return dict(peft)
+    methods = [method.config() for method in build_methods(configs)]
+    return {**peft, "method": methods[0] if isinstance(configs, Mapping) else methods}
 
 
 def base_config(model: nn.Module) -> dict[str, Any]:

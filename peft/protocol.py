@@ -81,8 +81,32 @@ class Method:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`config`."""
-        return cls(**{k: v for k, v in config.items() if k != "name"})
+        """The inverse of :meth:`config`.
+
+        Raises:
+            ValueError: a value of another type than the default's.
+        """
+        defaults = {f.name: f.default for f in fields(cls)}
+        values = {k: v for k, v in config.items() if k != "name"}
+        return cls(**{k: _typed(f"{cls.name}.{k}", v, defaults.get(k)) for k, v in values.items()})
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """``value`` if it is of the default's kind; flags may come as text from a command line."""
+    if isinstance(default, bool):
+        words = {"true": True, "false": False}
+        found = words.get(value.lower()) if isinstance(value, str) else value
+        kind: tuple[type, ...] = (bool,)
+    elif isinstance(default, int):
+        found, kind = value, (int,)
+    elif isinstance(default, float):
+        found, kind = value, (int, float)
+    else:
+        return value
+    if not isinstance(found, kind) or (isinstance(found, bool) and bool not in kind):
+        msg = f"{name} must be of type {kind[-1].__name__}, got {value!r}"
+        raise ValueError(msg)
+    return found
 
 
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            if partial.is_file():
+                # some writers make files for the owner alone
+                os.chmod(partial, 0o666 & ~_umask())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -49,6 +52,12 @@ def append(path: Path, data: bytes) -> None:
     """
     with _error_names(path), path.open("ab") as file:
         file.write(data)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Training and validation data that pass the frozen part of the network once, not once an epoch."""
 
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from samtune.networks import SamSegmenter
 
+logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 FROM_BLOCK = "from_block"
 
@@ -23,10 +25,9 @@ class SliceDataset(Dataset[Item]):
 
     With ``cache`` each slice's ``image`` is replaced by the features before the first trained
     block, made once, when the first item is asked for, and held in memory. Random transforms can't
-    act on
-    features, so they act before: ``views`` versions of each slice are cached, the first as it is,
-    the others each with one draw of the random transforms; every epoch picks one. All draws depend
-    on seed, slice and epoch alone.
+    act on features, so they act before: ``views`` versions of each slice are cached, the first as
+    it is, the others each with one draw of the random transforms; every epoch picks one. All draws
+    depend on seed, slice and epoch alone.
 
     Args:
         data: items, see :func:`samtune.training.slice_data.slice_items`.
@@ -129,6 +130,8 @@ class SliceDataset(Dataset[Item]):
         network.eval()
         off = self._progress is None or not sys.stderr.isatty()
         cached = []
+        if self._progress is not None:
+            logger.info("%s: %d, %d versions each", self._progress, len(self.data), self.views)
         for index in tqdm(range(len(self.data)), desc=self._progress, disable=off, unit="slice"):
             first = self.transform(self.data[index])
             views = [first]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import math
 import sys
 import time
@@ -15,6 +16,8 @@ from tqdm import tqdm
 
 from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
+
+logger = logging.getLogger(__name__)
 
 
 class ClipGradients:
@@ -117,6 +120,9 @@ class Curve:
         }
         assert self._rows is not None
         self._rows.append(row)
+        keys = ("train_loss", "val_dice", "seconds")
+        facts = ", ".join(f"{key} {row[key]}" for key in keys if row[key])
+        logger.info("epoch %d of %s: %s", engine.state.epoch, engine.state.max_epochs, facts)
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(row), lineterminator="\n")
         writer.writeheader()

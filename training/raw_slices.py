@@ -99,6 +99,9 @@ def _files(images: str | Path | Sequence[str | Path]) -> dict[str, Path]:
     given = [images] if isinstance(images, str | Path) else list(images)
     paths: dict[str, Path] = {}
     for entry in map(Path, given):
+        if not entry.exists():
+            msg = f"'{entry}' does not exist"
+            raise FileNotFoundError(msg)
         found = find_volumes(entry) if entry.is_dir() else {case_id(entry): entry}
         for case, path in found.items():
             if case in paths:

@@ -17,7 +17,7 @@ from typing import Any
 from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import sha256_of
-from samtune.peft.adapter_file import base_config
+from samtune.peft.adapter_file import base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
 from samtune.training.task import Task
@@ -90,7 +90,8 @@ class RunFolder:
                 )
             if before["data"]["slices"] != self._slices_hash():
                 different.append("the slices are others than those it was trained on")
-            if different:
+            # settings of a run that never got to the end of an epoch bind nobody
+            if different and any(self.path.glob("adapter_*.safetensors")):
                 msg = (
                     f"'{self.path}' holds another run: {'; '.join(different)}; choose another "
                     "run_name, or remove the folder"
@@ -160,15 +161,27 @@ class TrainedRun:
 
         Raises:
             FileNotFoundError: that adapter was not written yet.
+            ValueError: it is of another run; says what differs.
         """
         if which not in ("best", "last"):
             msg = f"adapter must be 'best' or 'last', got '{which}'"
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
-        network, _ = network_from_adapter(
-            self.path / f"adapter_{which}.safetensors", checkpoint=checkpoint
-        )
+        file = self.path / f"adapter_{which}.safetensors"
+        network, adapter = network_from_adapter(file, checkpoint=checkpoint)
+        recorded = dict(self.record["network"])
+        found = {**adapter.base, **_flat({"peft": completed(adapter.peft)})}
+        expected = {**recorded, **_flat({"peft": completed(recorded.pop("peft"))})}
+        expected.pop("peft", None)
+        different = [
+            f"{key} is {found.get(key)} in the adapter, {expected.get(key)} in {RUN_FILE}"
+            for key in sorted(set(found) | set(expected))
+            if found.get(key) != expected.get(key)
+        ]
+        if different:
+            msg = f"'{file}' is not of this run: {'; '.join(different)}"
+            raise ValueError(msg)
         return network
 
 

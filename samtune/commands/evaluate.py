@@ -56,6 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are scored",
     )
     parser.add_argument(
+        "--slices",
+        type=Path,
+        metavar="DIR",
+        help="folder made by samtune slice: score the cases of its --split only (default: every "
+        "reference)",
+    )
+    parser.add_argument(
+        "--split", default="test", metavar="NAME", help="with --slices (default: test)"
+    )
+    parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, a case each (default: 1)"
     )
     parser.add_argument(
@@ -80,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         args.ref,
         args.out,
         regions=regions or None,
+        cases=None if args.slices is None else _cases(args.slices, args.split),
         tolerances_mm=args.tolerance_mm or [1.0],
         workers=args.workers,
         force=args.force,
@@ -93,6 +104,16 @@ def run(args: argparse.Namespace) -> int:
         _print_remarks(report)
     _print_bad_cases(report)
     return 0 if report.is_complete else 1
+
+
+def _cases(slices: Path, split: str) -> list[str]:
+    from samtune.preprocessing.manifest import load_manifest
+
+    cases = list(dict.fromkeys(record.case for record in load_manifest(slices).select(split)))
+    if not cases:
+        msg = f"{slices}: no case is in the split '{split}'"
+        raise ValueError(msg)
+    return cases
 
 
 def _print_remarks(report: "FolderReport") -> None:

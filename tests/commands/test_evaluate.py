@@ -103,3 +103,32 @@ def test_another_evaluation_is_overwritten_with_force_alone(folders):
     with pytest.raises(FileExistsError, match="--force"):
         run(folders, "--tolerance-mm", "2")
     assert run(folders, "--tolerance-mm", "2", "--force") == 0
+
+
+def test_cases_of_a_split_alone(tiny_slices, tiny_volumes, tmp_path, capsys):
+    from samtune.preprocessing.manifest import load_manifest
+
+    cases = {record.case for record in load_manifest(tiny_slices).select("test")}
+    (tmp_path / "pred").mkdir()
+    for case in cases:
+        name = f"{case}.nii.gz"
+        (tmp_path / "pred" / name).write_bytes((tiny_volumes / "labels" / name).read_bytes())
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    options = ["--pred", str(tmp_path / "pred"), "--ref", str(tiny_volumes / "labels")]
+    options += ["--out", str(tmp_path / "metrics.csv")]
+    assert evaluate.run(parser.parse_args(options)) == 1  # the others have no prediction
+    options[-1] = str(tmp_path / "split.csv")
+    options += ["--slices", str(tiny_slices), "--split", "test"]
+    assert evaluate.run(parser.parse_args(options)) == 0
+    rows = (tmp_path / "split.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == cases
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'none'"):
+        evaluate.run(parser.parse_args([*options, "--split", "none"]))
+
+
+def test_a_case_without_reference_is_named(folders):
+    from samtune.evaluation.evaluate_folders import evaluate_folders
+
+    with pytest.raises(ValueError, match=r"ref: no reference for the case\(s\) z"):
+        evaluate_folders(folders / "pred", folders / "ref", folders / "m.csv", cases=["a", "z"])

@@ -1,5 +1,8 @@
 """Parameter counts at real sizes, on the meta device: formulas and published numbers."""
 
+import copy
+import functools
+
 import pytest
 import torch
 
@@ -12,15 +15,15 @@ D = 768  # width of vit_b; its blocks' linear layers: D -> 3D, D -> D, D -> 4D, 
 LINEAR = 48  # four in each of 12 blocks; 768 singular values each
 
 
-@pytest.fixture(scope="module")
-def build():
-    """Builds a segmenter without memory for its weights."""
+@functools.cache
+def segmenter(arch):
+    with torch.device("meta"):
+        return SamSegmenter(build_sam(arch, "random"), 1)
 
-    def call(arch):
-        with torch.device("meta"):
-            return SamSegmenter(build_sam(arch, "random"), 1)
 
-    return call
+def build(arch):
+    """A segmenter without memory for its weights."""
+    return copy.deepcopy(segmenter(arch))
 
 
 def salt(top, rank, per_value):
@@ -69,7 +72,7 @@ def salt(top, rank, per_value):
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_encoder_of_vit_b(build, config, formula, expected):
+def test_encoder_of_vit_b(config, formula, expected):
     summary = adapt(build("vit_b"), build_method(config), decoder="frozen")
     trainable, total = summary.components["encoder"]
     assert trainable == expected
@@ -114,13 +117,13 @@ NORMS = 2 * 4 + 1  # 256 wide
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_decoder(build, config, expected):
+def test_decoder(config, expected):
     summary = adapt(build("vit_b"), build_method(config), decoder=config["name"])
     assert summary.components["decoder"][0] == expected
 
 
 @pytest.mark.parametrize("arch", ["vit_b", "vit_l", "vit_h", "lite_medsam"])
-def test_every_method_fits_every_network(build, arch, name):
+def test_every_method_fits_every_network(arch, name):
     net = build(arch)
     if (arch, name) == ("lite_medsam", "pos_embed"):
         with pytest.raises(ValueError, match="no absolute position embedding"):
@@ -134,13 +137,13 @@ def test_every_method_fits_every_network(build, arch, name):
 @pytest.mark.parametrize(
     ("arch", "expected"), [("vit_b", 400_928), ("vit_l", 532_640), ("vit_h", 639_648)]
 )
-def test_published_counts_of_sam_adapter(build, arch, expected):
+def test_published_counts_of_sam_adapter(arch, expected):
     summary = adapt(build(arch), build_method({"name": "sam_adapter"}), decoder="frozen")
     assert summary.components["encoder"][0] == expected
 
 
 @pytest.mark.parametrize(("top", "rank"), [(760, 256), (500, 4), (50, 256), (410, 256)])
-def test_published_settings_of_salt(build, top, rank):
+def test_published_settings_of_salt(top, rank):
     """2 k + 2 r (m - k), r cut to m - k: attention and MLP as released, and LoRA's counterpart."""
     method = build_method({"name": "salt", "top": top, "rank": rank})
     trainable, _ = adapt(build("vit_b"), method, decoder="frozen").components["encoder"]

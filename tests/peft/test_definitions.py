@@ -1,7 +1,7 @@
 """Methods that change weights: each adapted layer against a dense formula in float64.
 
 The formulas take the adapter's parameters by name and the weights of a network that was never
-adapted; singular vectors are NumPy's.
+adapted.
 """
 
 import math
@@ -73,9 +73,9 @@ def groups_of(kind, path, targets, out_features):
 
 def signed_svd(weight):
     """U, S, V^T; the entry of largest magnitude in each column of U is positive."""
-    u, s, vh = np.linalg.svd(weight.detach().numpy(), full_matrices=False)
-    sign = np.sign(u[np.abs(u).argmax(0), np.arange(len(s))])
-    return torch.tensor(u * sign), torch.tensor(s), torch.tensor(vh * sign[:, None])
+    u, s, vh = torch.linalg.svd(weight.detach(), full_matrices=False)
+    sign = u[u.abs().argmax(0), torch.arange(len(s))].sign()
+    return u * sign, s, vh * sign[:, None]
 
 
 # low rank: W + s B A

@@ -65,6 +65,12 @@ class Checkpointed(nn.Module):
         return checkpoint(self.block, x, use_reentrant=False)
 
 
+def insert_checkpoints(encoder):
+    for site in encoder.adapter_sites():
+        parent, _, index = site.block.rpartition(".")
+        encoder.get_submodule(parent)[int(index)] = Checkpointed(encoder.get_submodule(site.block))
+
+
 def test_gradient_checkpoints(make_adapted, kind, name):
     net = make_adapted(kind, name).train()
     encoder, image = net.image_encoder, image_batch(net)
@@ -73,11 +79,22 @@ def test_gradient_checkpoints(make_adapted, kind, name):
         assert name == "decoder_only"
         return
     expected = list(gradients(encoder, output).values())
-    for site in encoder.adapter_sites():
-        parent, _, index = site.block.rpartition(".")
-        encoder.get_submodule(parent)[int(index)] = Checkpointed(encoder.get_submodule(site.block))
+    insert_checkpoints(encoder)
     again = encoder(image)
     assert torch.equal(again, output)
+    for found, gradient in zip(gradients(encoder, again).values(), expected, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_checkpoints_of_two_forwards(make_adapted, kind, name):
+    """Blocks are run again for the images that they saw, also after other images passed."""
+    if name == "decoder_only":
+        return
+    net = make_adapted(kind, name).train()
+    encoder, images = net.image_encoder, image_batch(net).split(1)
+    expected = list(gradients(encoder, torch.cat([encoder(image) for image in images])).values())
+    insert_checkpoints(encoder)
+    again = torch.cat([encoder(image) for image in images])
     for found, gradient in zip(gradients(encoder, again).values(), expected, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
 

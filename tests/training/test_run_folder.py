@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -13,6 +14,12 @@ from samtune.training.run_folder import RunFolder, load_run
 from samtune.training.task import make_task, task_of
 
 SETTINGS = {"epochs": 5, "peft": {"name": "lora", "rank": 2}, "device": "cpu", "zoom": [0.9, 1.1]}
+
+
+@pytest.fixture
+def after_an_epoch(tmp_path):
+    """Call it: the run in the folder has got something to lose."""
+    return lambda: (tmp_path / "runs/one/adapter_last.safetensors").touch()
 
 
 @pytest.fixture
@@ -84,25 +91,49 @@ def test_the_same_run_may_go_on_elsewhere_and_longer(make_folder):
         ({"new_key": 1}, "new_key was None, now 1"),
     ],
 )
-def test_another_configuration_in_the_folder_names_the_keys(make_folder, changes, message):
+def test_another_configuration_in_the_folder_names_the_keys(
+    make_folder, changes, message, after_an_epoch
+):
     make_folder().start()
+    after_an_epoch()
     before = (make_folder().path / "run.json").read_bytes()
     with pytest.raises(FileExistsError, match=f"runs/one' holds another run: {message}; choose"):
         make_folder(**changes).start()
     assert (make_folder().path / "run.json").read_bytes() == before
 
 
-def test_other_classes_in_the_folder_are_named(make_folder):
+def test_a_run_that_never_ended_an_epoch_may_be_corrected(make_folder):
+    make_folder(batch_size=0).start()
+    make_folder(batch_size=4).start()
+    assert load_run(make_folder().path).record["settings"]["batch_size"] == 4
+
+
+def test_an_adapter_of_another_run_is_refused(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run.path, tmp_path / "mixed")
+    record = json.loads((run / "run.json").read_text())
+    record["network"]["peft"]["method"]["rank"] += 1
+    record["network"]["image_size"] = 256
+    (run / "run.json").write_text(json.dumps(record))
+    message = r"best.safetensors' is not of this run: image_size is 128 .*; peft.method.rank is"
+    with pytest.raises(ValueError, match=message):
+        load_run(run).network()
+
+
+def test_other_classes_in_the_folder_are_named(make_folder, after_an_epoch):
     make_folder().start()
+    after_an_epoch()
     other = make_task({1: "x", 3: "back"}, {"whole": "1+3"})
     with pytest.raises(FileExistsError, match=r"classes were .*front.* now .*'x'"):
         make_folder(task=other).start()
 
 
-def test_a_checkpoint_is_known_by_its_weights_not_its_path(make_folder, tmp_path, monkeypatch):
+def test_a_checkpoint_is_known_by_its_weights_not_its_path(
+    make_folder, tmp_path, monkeypatch, after_an_epoch
+):
     monkeypatch.chdir(tmp_path)
     folder = make_folder(checkpoint="weights/base.pth")
     folder.start()
+    after_an_epoch()
     record = load_run(folder.path).record
     assert record["settings"]["checkpoint"] == str(tmp_path / "weights/base.pth")
     moved = make_folder(checkpoint="elsewhere/base.pth")
@@ -112,8 +143,9 @@ def test_a_checkpoint_is_known_by_its_weights_not_its_path(make_folder, tmp_path
         moved.start()
 
 
-def test_other_slices_are_another_run(make_folder, tiny_slices, tmp_path):
+def test_other_slices_are_another_run(make_folder, tiny_slices, tmp_path, after_an_epoch):
     make_folder().start()
+    after_an_epoch()
     (tmp_path / "copy").mkdir()
     text = (tiny_slices / MANIFEST_NAME).read_text()
     (tmp_path / "copy" / MANIFEST_NAME).write_text(text + "\n")

@@ -1,0 +1,38 @@
+"""One clear line at the end, in place of the chained traces of a config's components."""
+
+import os
+import sys
+import traceback
+from types import TracebackType
+
+SHOW_ALL = "SAMTUNE_TRACEBACK"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What ``error`` was raised from, to the very first."""
+    while True:
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if before is None or not isinstance(error, RuntimeError):
+            return error
+        error = before
+
+
+def short_tracebacks() -> None:
+    """Let a ``monai.bundle`` command end with the cause of its failure in one line.
+
+    Only errors that tell a user something (``ValueError``, ``OSError``) are shortened; with
+    ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is changed.
+    """
+    program = sys.argv[0].replace("\\", "/")
+    if os.environ.get(SHOW_ALL) or not program.endswith("monai/bundle/__main__.py"):
+        return
+    sys.excepthook = _hook
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause = root_cause(error)
+    if isinstance(cause, ValueError | OSError):
+        hint = f"({SHOW_ALL}=1 shows where it was raised)"
+        sys.stderr.write(f"error: {cause}\n{hint}\n")
+    else:
+        traceback.print_exception(kind, error, trace)
