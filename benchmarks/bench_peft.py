@@ -15,6 +15,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ def released(
 def hugging_face(base: EncoderOnly) -> nn.Module | None:
     """Hugging Face peft's LoRA on the fused qkv; ``None`` if it isn't installed."""
     try:
-        import peft
+        # by name: in this repository a bare `import peft` would look like our own folder
+        peft = import_module("peft")
     except ImportError:
         return None
     config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["qkv"], lora_dropout=0.0)

@@ -67,6 +67,7 @@ class TaskPrompts(nn.Module):
         )
         self._images: list[Tensor] = []
         self._begun = False
+        self._tokens = 0  # address of the tokens that the images became
         self._task: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,9 +93,24 @@ class TaskPrompts(nn.Module):
         self._images.append(image)
 
     def begin(self, x: Tensor) -> Tensor:
-        """Tokens ``b h w c`` of the first block, with P_0; F is kept for the others."""
-        assert self._images, "the patch embedding was not called before the first block"
+        """Tokens ``b h w c`` of the first block, with P_0; F is kept for the others.
+
+        Raises:
+            RuntimeError: no image came before, or a checkpointed block is run again after another
+                image came: the prompts of the first are gone.
+        """
+        if len(self._images) == 0:
+            msg = "sam_adapter: the patch embedding was not called before the first block"
+            raise RuntimeError(msg)
         # kept until the next image comes: a checkpointed block is run a second time
+        if not torch.compiler.is_compiling():
+            if self._begun and x.data_ptr() != self._tokens:
+                msg = (
+                    "sam_adapter with gradient checkpointing takes one forward before each "
+                    "backward: put the images into one batch"
+                )
+                raise RuntimeError(msg)
+            self._tokens = x.data_ptr()
         self._begun = True
         image = torch.cat(self._images)[-len(x) :]  # a forward that failed may have left more
         patches = F.pixel_unshuffle(high_frequencies(image, self.tau), self.stride)
@@ -104,7 +120,9 @@ class TaskPrompts(nn.Module):
     def prompt(self, index: int, x: Tensor) -> Tensor:
         """P_index for tokens ``b h w c``."""
         task = self._task
-        assert task is not None, "the first block was not called before this one"
+        if task is None:
+            msg = "sam_adapter: the first block was not called before this one"
+            raise RuntimeError(msg)
         if task.shape[1:3] != x.shape[1:3]:
             size = (x.shape[1], x.shape[2])
             task = F.adaptive_avg_pool2d(task.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)

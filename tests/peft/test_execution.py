@@ -95,6 +95,10 @@ def test_gradient_checkpoints_of_two_forwards(make_adapted, kind, name):
     expected = list(gradients(encoder, torch.cat([encoder(image) for image in images])).values())
     insert_checkpoints(encoder)
     again = torch.cat([encoder(image) for image in images])
+    if name == "sam_adapter":  # its prompts are those of the last image
+        with pytest.raises(RuntimeError, match="one forward before each backward"):
+            gradients(encoder, again)
+        return
     for found, gradient in zip(gradients(encoder, again).values(), expected, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-7)
 
