@@ -12,17 +12,18 @@ about 10 % are noise.
 
 import argparse
 import copy
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
 from samtune.benchmarks.reference_layers import ReleasedSALT, ReleasedSSAM, SliceAddLoRA
+from samtune.benchmarks.timing import interleaved, saved_bytes
 from samtune.networks.sam_vit import SamViT
-from samtune.peft.adapt import adapt
+from samtune.peft.adapt import adapt, merge_adapters
 from samtune.peft.lora import LoRA, LoRALinear
 from samtune.peft.protocol import Method, replace_module
 from samtune.peft.registry import METHODS
@@ -94,23 +95,6 @@ def step(model: nn.Module, x: Tensor) -> None:
     encoder(x).square().mean().backward()
 
 
-def saved_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes kept for the backward pass: unique storages that are not the model's own."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = model.get_submodule("image_encoder")(x)
-    del out
-    return sum(seen.values())
-
-
 def variants(base: EncoderOnly) -> dict[str, nn.Module]:
     """Everything that is timed, by name."""
     out: dict[str, nn.Module] = {"frozen": base}
@@ -155,22 +139,15 @@ def measure(tokens: int, depth: int, rounds: int) -> None:
     x = torch.rand(1, 3, PATCH * tokens, PATCH * tokens, requires_grad=True)
     models = variants(base)
     prove_equal(models, x)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for model in models.values():
-        step(model, x)  # first calls allocate
-    for _ in range(rounds):
-        for name, model in models.items():
-            start = time.process_time()
-            step(model, x)
-            times[name].append(time.process_time() - start)
-    frozen = statistics.median(times["frozen"])
-    full = statistics.median(times["full fine-tuning"])
+    times = interleaved({name: partial(step, model, x) for name, model in models.items()}, rounds)
+    frozen, full = times["frozen"], times["full fine-tuning"]
     print(f"\n{tokens}x{tokens} tokens, {depth} blocks of width 768 (CPU time, {rounds} rounds)")
     print(f"{'':<27}{'x frozen':>9}{'x full':>8}{'seconds':>9}{'saved MiB':>11}{'trainable':>12}")
     for name, model in models.items():
-        seconds = statistics.median(times[name])
+        seconds = times[name]
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        saved = saved_bytes(model, x) / 2**20
+        own = [*model.parameters(), *model.buffers()]
+        saved = saved_bytes(partial(model.get_submodule("image_encoder"), x), own) / 2**20
         print(
             f"{name:<27}{seconds / frozen:>9.2f}{seconds / full:>8.2f}{seconds:>9.2f}"
             f"{saved:>11.1f}{trained:>12,}"
@@ -185,19 +162,35 @@ def measure_prefix(rounds: int) -> None:
     encoder = late.image_encoder
     with torch.no_grad():
         features = encoder.forward_prefix(x, 8)  # type: ignore[operator]
-    times: dict[str, list[float]] = {"all 12 blocks": [], "last 4, cached prefix": []}
-    for turn in range(rounds + 1):
-        for name in times:
-            start = time.process_time()
-            if name == "all 12 blocks":
-                step(whole, x)
-            else:
-                late.zero_grad(set_to_none=True)
-                encoder.forward_suffix(features, 8).square().mean().backward()  # type: ignore[operator]
-            if turn:
-                times[name].append(time.process_time() - start)
-    a, b = (statistics.median(t) for t in times.values())
+
+    def cached() -> None:
+        late.zero_grad(set_to_none=True)
+        encoder.forward_suffix(features, 8).square().mean().backward()  # type: ignore[operator]
+
+    a, b = interleaved({"all": lambda: step(whole, x), "last": cached}, rounds).values()
     print(f"\n224 px, depth 12, LoRA r=4: all 12 {a:.2f} s, last 4 cached {b:.2f} s: {a / b:.2f} x")
+
+
+def measure_merged(tokens: int, depth: int, rounds: int) -> None:
+    """Inference of merged networks against the plain one and the released forms."""
+    base = make_encoder(tokens, depth)
+    x = torch.rand(1, 3, PATCH * tokens, PATCH * tokens)
+    salt = adapted(base, SALT())
+    models = {
+        "plain": base,
+        "salt": salt,
+        "  SALT's released form": released(salt, SALTLinear, ReleasedSALT),
+        "salt, merged": copy.deepcopy(salt),
+        "lora, merged": adapted(base, LoRA()),
+    }
+    for name in ("salt, merged", "lora, merged"):
+        merge_adapters(models[name])
+    with torch.no_grad():
+        encoders = {name: model.get_submodule("image_encoder") for name, model in models.items()}
+        times = interleaved({n: partial(e, x) for n, e in encoders.items()}, rounds)
+    print(f"\ninference, {tokens}x{tokens} tokens, {depth} blocks: times relative to plain")
+    for name, seconds in times.items():
+        print(f"{name:<27}{seconds / times['plain']:>9.2f}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for tokens in args.tokens:
         measure(tokens, args.depth, args.rounds)
     measure_prefix(args.rounds)
+    measure_merged(28, args.depth, 2 * args.rounds)
     return 0
 
 

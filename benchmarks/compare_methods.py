@@ -1,12 +1,14 @@
 """Compare PEFT methods on equal terms: same slices, same steps, same blocks, one bundle run a row.
 
-    python benchmarks/compare_methods.py --slices runs/compare/slices --out runs/compare \
-        --methods zero_shot,lora,salt --steps 230 --blocks last:2
+    python benchmarks/compare_methods.py --slices hippocampus=slices/hippocampus \
+        --out runs/compare --methods zero_shot,lora,salt --steps 230 --blocks last:2 \
+        --set blocks:learning_rate=2e-4
 
-Each row is one ``python -m monai.bundle run training`` whose merged config lies beside its results
-as ``config.yaml``, and one evaluation of the test cases. A finished row is not done again: stop and
-start as you like. ``results.csv`` has a row a method: trained parameters, seconds a step, peak
-memory, and for each class and region the mean with its 95 % BCa interval over the test cases.
+Each row is one ``python -m monai.bundle run training`` whose merged config lies beside its results,
+``OUT/DATASET/METHOD/config.yaml``, and one evaluation of the test cases. A finished row is not done
+again: stop and start as you like. ``results.csv`` has a row a dataset and method: trained
+parameters, seconds a step, peak memory, and for each class and region the mean with its 95 % BCa
+interval over the test cases.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,39 +43,84 @@ CONFIGS = Path(bundle_root("sam_finetune")) / "configs"
 UNCACHED = ("sam_adapter", "full", "pos_embed")
 
 
-def run_method(method: str, args: argparse.Namespace, steps_an_epoch: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Row:
+    """One method on one dataset."""
+
+    dataset: str
+    slices: Path
+    method: str
+    folder: Path
+    settings: dict[str, Any]
+
+
+def plan(args: argparse.Namespace) -> list[Row]:
+    """The rows that were asked for.
+
+    Raises:
+        ValueError: a dataset's name twice, or ``--set`` for a method that isn't run.
+    """
+    datasets = [_named(text) for text in args.slices]
+    methods = args.methods.split(",")
+    if len({name for name, _ in datasets}) < len(datasets):
+        msg = f"datasets need different names, NAME=FOLDER; got {' '.join(args.slices)}"
+        raise ValueError(msg)
+    own: dict[str, dict[str, str]] = {method: {} for method in methods}
+    for text in args.set:
+        method, _, setting = text.partition(":")
+        key, equals, value = setting.partition("=")
+        if method not in own or not equals:
+            msg = f"--set {text}: expected METHOD:KEY=VALUE, METHOD one of {args.methods}"
+            raise ValueError(msg)
+        own[method][key] = value
+    rows = []
+    for name, slices in datasets:
+        steps_an_epoch = math.ceil(len(load_manifest(slices).select("train")) / args.batch_size)
+        for method in methods:
+            settings = {
+                "dataset_dir": str(slices),
+                "runs_dir": str(args.out / name),
+                "run_name": method,
+                "epochs": math.ceil(args.steps / steps_an_epoch),
+                "batch_size": args.batch_size,
+                "views": args.views,
+                "image_size": args.image_size,
+                "seed": args.seed,
+                "device": args.device,
+            }
+            if method not in UNCACHED:
+                settings["blocks"] = args.blocks
+            rows.append(Row(name, slices, method, args.out / name / method, settings | own[method]))
+    return rows
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    return (name, Path(folder)) if equals else (Path(text).name, Path(text))
+
+
+def run_row(row: Row) -> dict[str, Any]:
     """Train and evaluate one method unless that was done; returns what is known of it."""
-    folder = args.out / method
-    record = folder / "row.json"
+    record = row.folder / "row.json"
     if record.is_file():
         done: dict[str, Any] = json.loads(record.read_text())
         return done
-    folder.mkdir(parents=True, exist_ok=True)
-    common = {"dataset_dir": str(args.slices), "device": args.device}
-    if method == "zero_shot":
-        seconds, memory = _bundle("run", ["zero_shot"], {**common, "output_dir": str(folder)})
-        row: dict[str, Any] = {"trainable": 0, "percent": 0.0, "seconds_a_step": math.nan}
+    row.folder.mkdir(parents=True, exist_ok=True)
+    device = row.settings["device"]
+    if row.method == "zero_shot":
+        settings = {"dataset_dir": str(row.slices), "output_dir": str(row.folder), "device": device}
+        seconds, memory = _bundle("run", ["zero_shot"], settings)
+        facts: dict[str, Any] = {"trainable": 0, "percent": 0.0, "seconds_a_step": math.nan}
     else:
-        settings = {
-            **common,
-            "runs_dir": str(args.out),
-            "run_name": method,
-            "epochs": math.ceil(args.steps / steps_an_epoch),
-            "batch_size": args.batch_size,
-            "views": args.views,
-            "image_size": args.image_size,
-            "seed": args.seed,
-        }
-        if method not in UNCACHED:
-            settings["blocks"] = args.blocks
-        configs = ["train", f"methods/{method}"]
-        _freeze(configs, settings, folder / "config.yaml")
-        seconds, memory = _bundle("training", configs, settings)
-        _bundle("run", ["evaluate"], {"run_dir": str(folder), "device": args.device})
-        row = _training_facts(folder, args.views)
-    row |= {"method": method, "seconds": round(seconds, 1), "peak_memory_gib": round(memory, 2)}
-    write_atomically(record, (json.dumps(row, indent=2) + "\n").encode())
-    return row
+        configs = ["train", f"methods/{row.method}"]
+        _freeze(configs, row.settings, row.folder / "config.yaml")
+        seconds, memory = _bundle("training", configs, row.settings)
+        _bundle("run", ["evaluate"], {"run_dir": str(row.folder), "device": device})
+        facts = _training_facts(row.folder, row.settings["views"])
+    first = {"dataset": row.dataset, "method": row.method}
+    known = first | facts | {"seconds": round(seconds, 1), "peak_memory_gib": round(memory, 2)}
+    write_atomically(record, (json.dumps(known, indent=2) + "\n").encode())
+    return known
 
 
 def _freeze(names: Sequence[str], settings: dict[str, Any], out: Path) -> None:
@@ -146,7 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slices", type=Path, required=True, help="from samtune slice")
+    parser.add_argument(
+        "--slices", nargs="+", required=True, metavar="[NAME=]FOLDER", help="from samtune slice"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("--steps", type=int, default=230, help="at least; whole epochs are run")
@@ -156,33 +206,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="METHOD:KEY=VALUE", help="a method's own settings"
+    )
     args = parser.parse_args(argv)
-    slices = len(load_manifest(args.slices).select("train"))
+    try:
+        planned = plan(args)
+    except ValueError as error:
+        parser.error(str(error))
     rows = []
     failed = []
-    for method in tqdm(args.methods.split(","), unit="method"):
+    for row in tqdm(planned, unit="method"):
         try:
-            row = run_method(method, args, math.ceil(slices / args.batch_size))
-            rows.append(with_metrics(row, args.out / method))
+            rows.append(with_metrics(run_row(row), row.folder))
         except RuntimeError as error:
-            failed.append(method)
-            print(f"{method}: {error}", file=sys.stderr)
+            failed.append(f"{row.dataset}/{row.method}")
+            print(f"{failed[-1]}: {error}", file=sys.stderr)
             continue
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        columns = list(dict.fromkeys(key for known in rows for key in known))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(args.out / "results.csv", text.getvalue().encode())
-    for row in rows:
+    for known in rows:
         scores = "  ".join(
-            f"{k} {row[k]:.3f} [{row[k + '_low']:.3f}, {row[k + '_high']:.3f}]"
-            for k in row
-            if k.startswith("dice_") and k + "_low" in row
+            f"{k} {known[k]:.3f} [{known[k + '_low']:.3f}, {known[k + '_high']:.3f}]"
+            for k in known
+            if k.startswith("dice_") and k + "_low" in known
         )
-        print(
-            f"{row['method']:<13}{row['trainable']:>11,}  {scores}  {row['seconds_a_step']} s/step"
-        )
+        name = f"{known['dataset']} {known['method']}"
+        print(f"{name:<26}{known['trainable']:>11,}  {scores}  {known['seconds_a_step']} s/step")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -49,7 +49,7 @@ class DoRALinear(LoRALinear):
 
     @torch.no_grad()
     def _norms(self) -> Tensor:  # out; of V's rows
-        w, a, b = wide(self.weight), wide(self.lora_a), wide(self.scaled_b())
+        w, a, b = wide(self.weight), wide(self.lora_a), wide(self.scaled_b()).T
         square = w.square().sum(1) + 2 * ((w @ a.T) * b).sum(1) + ((b @ (a @ a.T)) * b).sum(1)
         # rounding may take an almost empty row below zero
         return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
@@ -64,10 +64,10 @@ class DoRALinear(LoRALinear):
         ratio = self._ratio()
         if self.training and self.dropout.p > 0:
             dropped = self.dropout(x)
-            update = F.linear(F.linear(dropped, self.lora_a), self.scaled_b())
+            update = F.linear(dropped, self.lora_a) @ self.scaled_b()
             rescaled = (ratio - 1) * F.linear(dropped, self.weight) + ratio * update
             return F.linear(x, self.weight, self.bias) + rescaled
-        update = F.linear(F.linear(x, self.lora_a), self.scaled_b())
+        update = F.linear(x, self.lora_a) @ self.scaled_b()
         out = (F.linear(x, self.weight) + update) * ratio
         return out if self.bias is None else out + self.bias
 

@@ -49,17 +49,17 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def scatter_index(rows: list[Tensor], rank: int, device: torch.device) -> Tensor:
-    """Flat positions, in an ``out x (groups * rank)`` matrix, of the groups' blocks ``|g| x rank``.
+def scatter_index(rows: list[Tensor], rank: int, out_features: int) -> Tensor:
+    """Flat positions, in a ``(groups * rank) x out`` matrix, of the groups' blocks ``|g| x rank``.
 
-    The blocks come one below the other in a ``sum |g| x rank`` matrix; block g goes to its rows and
-    to columns g * rank to (g + 1) * rank.
+    The blocks come one below the other in a ``sum |g| x rank`` matrix; block g goes, transposed, to
+    the matrix's rows g * rank to (g + 1) * rank and its own columns.
     """
-    columns = len(rows) * rank
     parts = [
-        r[:, None] * columns + torch.arange(g * rank, (g + 1) * rank) for g, r in enumerate(rows)
+        r[:, None] + out_features * torch.arange(g * rank, (g + 1) * rank)
+        for g, r in enumerate(rows)
     ]
-    return torch.cat(parts).flatten().to(device)
+    return torch.cat(parts).flatten()
 
 
 def check_rank(rank: int, base: nn.Linear, rows: list[Tensor]) -> None:

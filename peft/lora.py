@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, check_rank, scatter_index, wide
+from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, Site, replace_module
 
@@ -68,7 +69,7 @@ class LoRALinear(AdaptedLinear):
         self.whole = groups is None
         index = torch.empty(0, dtype=torch.long) if self.whole else None
         if index is None:
-            index = scatter_index(rows, rank, torch.device("cpu"))
+            index = scatter_index(rows, rank, base.out_features)
         self.register_buffer("row_index", index.to(device), persistent=False)
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
@@ -76,21 +77,23 @@ class LoRALinear(AdaptedLinear):
         return ("lora_a", "lora_b")
 
     def scaled_b(self) -> Tensor:
-        """B with its scale, ``out x (groups * r)``."""
+        """B with its scale, transposed: ``(groups * r) x out``."""
+        scaled = self.lora_b * self.scale
         if self.whole:
-            return self.lora_b * self.scale
-        flat = self.lora_b.new_zeros(self.out_features * self.lora_a.shape[0])
-        flat = flat.index_copy(0, self.row_index, self.lora_b.flatten() * self.scale)
-        return flat.view(self.out_features, -1)
+            return scaled.T.contiguous()
+        flat = scaled.new_zeros(self.lora_a.shape[0] * self.out_features)
+        return flat.index_copy(0, self.row_index, scaled.flatten()).view(-1, self.out_features)
 
     def forward(self, x: Tensor) -> Tensor:  # ... in -> ... out
         """The definition in the module's docstring."""
-        low = F.linear(self.dropout(x), self.lora_a)
-        return F.linear(x, self.weight, self.bias) + F.linear(low, self.scaled_b())
+        a, b = self.lora_a, self.scaled_b()
+        if self.training and self.dropout.p > 0:
+            return F.linear(x, self.weight, self.bias) + F.linear(self.dropout(x), a) @ b
+        return low_rank_linear(x, self.weight, self.bias, a, b)
 
     def merged_weight(self) -> Tensor:
         """W + s B A."""
-        return wide(self.weight) + wide(self.scaled_b()) @ wide(self.lora_a)
+        return wide(self.weight) + wide(self.scaled_b()).T @ wide(self.lora_a)
 
 
 @dataclass(frozen=True, kw_only=True)

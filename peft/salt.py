@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, wide
+from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.spectral import SpectralBasis
 from samtune.peft.whole_layers import WholeLayers
 
@@ -82,12 +83,12 @@ class SALTLinear(AdaptedLinear):
         """What fixes the signs of the vectors that X and Y refer to."""
         return ("basis.s", "basis.anchor")
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """P ``out x (k + r)`` and Q ``(k + r) x in`` with P Q the change of the weight."""
+    def residual(self) -> tuple[Tensor, Tensor]:
+        """Q ``r x in`` and P ``r x out`` with P^T Q the low-rank change of the weight."""
         basis, k = self.basis, self.top
-        p_top, p_rest = basis.u[:, :k] * basis.change(), basis.u[:, k:] @ self.salt_x
-        q_rest = (self.scale * self.salt_y) @ basis.vh[k:]
-        return torch.cat([p_top, p_rest], 1), torch.cat([basis.vh[:k], q_rest])
+        # contiguous: its gradient is then made by a product with few rows, not few columns (6 x)
+        x = self.salt_x.T.contiguous()
+        return (self.scale * self.salt_y) @ basis.vh[k:], x @ basis.u.T[k:]
 
     def in_basis(self) -> bool:
         """Is the whole layer cheaper in the basis than beside the frozen weight? Counts of MACs."""
@@ -107,10 +108,10 @@ class SALTLinear(AdaptedLinear):
         """The definition in the module's docstring."""
         if self.reference:
             return F.linear(x, self._reference_weight().to(x.dtype), self.bias)
-        if not self.in_basis():
-            p, q = self.factors()
-            return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, q), p)
         basis, k = self.basis, self.top
+        if not self.in_basis():
+            top = (basis.vh[:k], basis.u.T[:k], basis.change())
+            return low_rank_linear(x, self.weight, self.bias, *self.residual(), top)
         z = F.linear(x, basis.vh)
         values = basis.s + F.pad(basis.change(), (0, len(basis.s) - k))
         rest = F.linear(F.linear(z[..., k:], self.scale * self.salt_y), self.salt_x)
@@ -121,8 +122,10 @@ class SALTLinear(AdaptedLinear):
         """W'."""
         if self.reference:
             return wide(self._reference_weight())
-        p, q = self.factors()
-        return wide(self.weight) + wide(p) @ wide(q)
+        q, p = self.residual()
+        basis, k = self.basis, self.top
+        top = wide(basis.u[:, :k] * basis.change()) @ wide(basis.vh[:k])
+        return wide(self.weight) + top + wide(p).T @ wide(q)
 
 
 @dataclass(frozen=True, kw_only=True)

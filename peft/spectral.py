@@ -41,6 +41,7 @@ class SpectralBasis(nn.Module):
         self.top = len(svd.s) if top is None else top
         for name in ("u", "s", "vh", "anchor"):
             self.register_buffer(name, getattr(svd, name), persistent=False)
+        self.u = self.u.T.contiguous().T
         like = svd.s[: self.top]
         if pair:
             self.scale = nn.Parameter(torch.ones_like(like))
