@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from samtune.networks import SamSegmenter, build_sam
 from samtune.peft import adapter_file
 from samtune.peft.adapt import adapt, method_configs, trained_state
 from samtune.peft.adapter_file import load_adapter, read_adapter, save_adapter
@@ -271,3 +272,20 @@ def test_folders_are_made(saved, tmp_path):
     net, peft, _ = saved
     save_adapter(tmp_path / "runs" / "a" / "best.safetensors", net, peft=peft)
     assert read_adapter(tmp_path / "runs" / "a" / "best.safetensors").extra == {}
+
+
+def test_lora_of_vit_b_takes_less_than_a_megabyte(tmp_path):
+    """Apart from the class head, which is a part of the decoder."""
+    with torch.device("meta"):
+        net = SamSegmenter(build_sam("vit_b", "random"), 1)
+    method = LoRA(rank=4)
+    adapt(net, method, decoder="frozen")
+    for name, parameter in list(net.named_parameters()):
+        if parameter.requires_grad:
+            parent, _, last = name.rpartition(".")
+            values = torch.nn.Parameter(torch.zeros(parameter.shape))
+            setattr(net.get_submodule(parent), last, values)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, net, peft=method_configs(method, "frozen"))
+    size = path.stat().st_size - 4 * sum(p.numel() for p in net.class_head.parameters())
+    assert 4 * 147_456 < size < 1e6
