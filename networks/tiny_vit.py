@@ -49,7 +49,10 @@ class ConvBN(nn.Module):
         assert mean is not None
         assert var is not None
         scale = self.bn.weight * torch.rsqrt(var + self.bn.eps)
-        weight = self.c.weight * scale[:, None, None, None]
+        # an adapted convolution has another weight than the frozen one it holds
+        changed = getattr(self.c, "changed_weight", None)
+        weight = self.c.weight if changed is None else changed()
+        weight = weight * scale[:, None, None, None]
         bias = self.bn.bias - mean * scale
         return F.conv2d(x, weight, bias, self.c.stride, self.c.padding, groups=self.c.groups)
 
@@ -264,6 +267,14 @@ class TinyViT(nn.Module):
                 )
             )
         return sites
+
+    def conv_sites(self) -> list[str]:
+        """The pointwise convolutions of the convolution stage, in forward order."""
+        return [
+            f"layers.0.blocks.{i}.{conv}.c"
+            for i in range(len(self.layers[0].blocks))  # type: ignore[arg-type]
+            for conv in ("conv1", "conv3")
+        ]
 
     def unit_of(self, name: str) -> int:
         """Site that parameter ``name`` belongs to; -1: before all; their number: the neck."""

@@ -33,10 +33,17 @@ class DoRALinear(LoRALinear):
         scale: float = 1.0,
         groups: Sequence[Tensor] | None = None,
         dropout: float = 0.0,
+        start: str = "kaiming",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(
-            base, rank=rank, scale=scale, groups=groups, dropout=dropout, generator=generator
+            base,
+            rank=rank,
+            scale=scale,
+            groups=groups,
+            dropout=dropout,
+            start=start,
+            generator=generator,
         )
         rows = torch.arange(base.out_features) if groups is None else torch.cat(list(groups))
         self.register_buffer("adapted_rows", rows.to(base.weight.device), persistent=False)
@@ -49,7 +56,8 @@ class DoRALinear(LoRALinear):
 
     @torch.no_grad()
     def _norms(self) -> Tensor:  # out; of V's rows
-        w, a, b = wide(self.weight), wide(self.lora_a), wide(self.scaled_b()).T
+        w, (a, b) = wide(self.weight), self.factors()
+        a, b = wide(a), wide(b).T
         square = w.square().sum(1) + 2 * ((w @ a.T) * b).sum(1) + ((b @ (a @ a.T)) * b).sum(1)
         # rounding may take an almost empty row below zero
         return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
@@ -61,13 +69,13 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:  # ... in -> ... out
         """The definition in the module's docstring; dropout acts on what the ratio scales."""
-        ratio = self._ratio()
+        ratio, (a, b) = self._ratio(), self.factors()
         if self.training and self.dropout.p > 0:
             dropped = self.dropout(x)
-            update = F.linear(dropped, self.lora_a) @ self.scaled_b()
+            update = F.linear(dropped, a) @ b
             rescaled = (ratio - 1) * F.linear(dropped, self.weight) + ratio * update
             return F.linear(x, self.weight, self.bias) + rescaled
-        update = F.linear(x, self.lora_a) @ self.scaled_b()
+        update = F.linear(x, a) @ b
         out = (F.linear(x, self.weight) + update) * ratio
         return out if self.bias is None else out + self.bias
 

@@ -22,6 +22,10 @@ class AdaptedLinear(nn.Linear):
         """Local names of the added parameters."""
         raise NotImplementedError
 
+    def adapter_buffer_names(self) -> tuple[str, ...]:
+        """Local names of buffers that the added parameters refer to: saved with them."""
+        return ()
+
     def merged_weight(self) -> Tensor:
         """Weight ``out x in`` of the merged layer, float32 or finer."""
         raise NotImplementedError

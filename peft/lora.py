@@ -8,21 +8,30 @@ with s = alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023, arXiv:2312.0
 Kaiming-uniform, B zero: at step 0 the layer is the frozen one. The groups of a fused qkv weight lie
 differently in SAM's ViT ([q | k | v]) and in TinyViT ([q_h, k_h, v_h] a head); the encoder says
 which.
+
+PiSSA (Meng et al. 2024, arXiv:2404.02948) starts the factors at the r largest singular triples,
+
+    A_0 = diag(S_r / s)^(1/2) V_r^T,   B_0 = U_r diag(S_r / s)^(1/2),   W' = W + s (B A - B_0 A_0)
+
+which trains what of W matters most. W itself stays as it is; the update is of rank 2 r.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, check_rank, scatter_index, wide
 from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, Site, replace_module
+from samtune.peft.svd import thin_svd
 
 
 class LoRALinear(AdaptedLinear):
@@ -37,10 +46,13 @@ class LoRALinear(AdaptedLinear):
         scale: s above.
         groups: disjoint index tensors of output rows; ``None``: one group, all rows.
         dropout: probability on the update's input, training only.
+        start: ``kaiming`` or ``pissa``.
         generator: for the initial A.
     """
 
     row_index: Tensor
+    start_a: Tensor
+    start_b: Tensor
 
     def __init__(
         self,
@@ -50,6 +62,7 @@ class LoRALinear(AdaptedLinear):
         scale: float = 1.0,
         groups: Sequence[Tensor] | None = None,
         dropout: float = 0.0,
+        start: str = "kaiming",
         generator: torch.Generator | None = None,
     ) -> None:
         rows = [torch.arange(base.out_features)] if groups is None else list(groups)
@@ -71,14 +84,41 @@ class LoRALinear(AdaptedLinear):
         if index is None:
             index = scatter_index(rows, rank, base.out_features)
         self.register_buffer("row_index", index.to(device), persistent=False)
+        self.pissa = start == "pissa"
+        if self.pissa:
+            self._start_at_singular_vectors(rows)
+
+    @torch.no_grad()
+    def _start_at_singular_vectors(self, rows: list[Tensor]) -> None:
+        for g, index in enumerate(rows):
+            svd, own = (
+                thin_svd(self.weight[index.to(self.weight.device)]),
+                slice(g * self.rank, None),
+            )
+            root = (svd.s[: self.rank] / self.scale).sqrt()
+            first = sum(len(r) for r in rows[:g])
+            self.lora_a[own][: self.rank] = root[:, None] * svd.vh[: self.rank]
+            self.lora_b[first : first + len(index)] = svd.u[:, : self.rank] * root
+        self.register_buffer("start_a", self.lora_a.detach().clone(), persistent=False)
+        self.register_buffer("start_b", self.lora_b.detach().clone(), persistent=False)
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
         """The factors."""
         return ("lora_a", "lora_b")
 
-    def scaled_b(self) -> Tensor:
-        """B with its scale, transposed: ``(groups * r) x out``."""
-        scaled = self.lora_b * self.scale
+    def adapter_buffer_names(self) -> tuple[str, ...]:
+        """Where PiSSA's factors started: kept, so that no file depends on an SVD made elsewhere."""
+        return ("start_a", "start_b") if self.pissa else ()
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A ``r' x in`` and s B^T ``r' x out``; r' is r for each group, twice that with PiSSA."""
+        b = self._placed(self.lora_b)
+        if not self.pissa:
+            return self.lora_a, b
+        return torch.cat([self.lora_a, self.start_a]), torch.cat([b, -self._placed(self.start_b)])
+
+    def _placed(self, b: Tensor) -> Tensor:  # (groups * r) x out: scaled, each group in its columns
+        scaled = b * self.scale
         if self.whole:
             return scaled.T.contiguous()
         flat = scaled.new_zeros(self.lora_a.shape[0] * self.out_features)
@@ -86,14 +126,15 @@ class LoRALinear(AdaptedLinear):
 
     def forward(self, x: Tensor) -> Tensor:  # ... in -> ... out
         """The definition in the module's docstring."""
-        a, b = self.lora_a, self.scaled_b()
+        a, b = self.factors()
         if self.training and self.dropout.p > 0:
             return F.linear(x, self.weight, self.bias) + F.linear(self.dropout(x), a) @ b
         return low_rank_linear(x, self.weight, self.bias, a, b)
 
     def merged_weight(self) -> Tensor:
         """W + s B A."""
-        return wide(self.weight) + wide(self.scaled_b()).T @ wide(self.lora_a)
+        a, b = self.factors()
+        return wide(self.weight) + wide(b).T @ wide(a)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +148,8 @@ class LoRA(Method):
             with one pair), ``proj``, ``lin1``, ``lin2``, ``mlp``.
         dropout: on the update's input.
         rslora: scale by alpha / sqrt(r) in place of alpha / r.
+        start: ``kaiming`` (A random, B zero) or ``pissa`` (largest singular triples).
+        convs: convolutions of the encoder too: ``neck``, ``mbconv``.
     """
 
     name = "lora"
@@ -119,9 +162,17 @@ class LoRA(Method):
     targets: tuple[str, ...] = field(default=("q", "v"), metadata={"help": "layers"})
     dropout: float = field(default=0.0, metadata={"help": "on the update's input"})
     rslora: bool = field(default=False, metadata={"help": "scale by alpha / sqrt(r)"})
+    start: str = field(default="kaiming", metadata={"help": "kaiming or pissa"})
+    convs: tuple[str, ...] = field(default=(), metadata={"help": "of neck, mbconv"})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", check_targets(self.targets))
+        object.__setattr__(self, "convs", check_convs(self.convs))
+        if self.start not in ("kaiming", "pissa"):
+            msg = f"start must be 'kaiming' or 'pissa', got '{self.start}'"
+            raise ValueError(msg)
+        if self.start == "pissa":
+            object.__setattr__(self, "identity", "1e-5")
         if self.rank < 1:
             msg = f"rank must be at least 1, got {self.rank}"
             raise ValueError(msg)
@@ -148,6 +199,7 @@ class LoRA(Method):
             scale=self.scale,
             groups=groups,
             dropout=self.dropout,
+            start=self.start,
             generator=generator,
         )
 
@@ -160,7 +212,8 @@ class LoRA(Method):
                 assert isinstance(base, nn.Linear)
                 replace_module(site.model, path, self.wrap(base, groups, site.generator))
                 paths.append(path)
-        return paths
+        wrap = partial(self.wrap, groups=None, generator=site.generator)
+        return paths + adapt_convs(site, self.convs, wrap)
 
 
 def lora_plus_groups(

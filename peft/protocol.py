@@ -110,9 +110,11 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def adapted_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(path, module) of every adapted module in ``model``."""
+    """(path, module) of every adapted module in ``model``, not of what one is made of."""
+    outer = ""
     for path, module in model.named_modules():
-        if isinstance(module, Adapted):
+        if isinstance(module, Adapted) and not (outer and path.startswith(outer)):
+            outer = f"{path}."
             yield path, module
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from samtune.peft.bottleneck import AdaptFormer, Houlsby
+from samtune.peft.conv_lora import ConvLoRA
 from samtune.peft.dora import DoRA
 from samtune.peft.fact import FacT
 from samtune.peft.lora import LoRA
@@ -22,6 +23,7 @@ from samtune.peft.selective import (
 )
 from samtune.peft.spectral import SSAM, SVF
 from samtune.peft.ssf import SSF
+from samtune.peft.vera import VeRA
 
 _ALL: tuple[type[Method], ...] = (
     LoRA,
@@ -30,6 +32,8 @@ _ALL: tuple[type[Method], ...] = (
     SSAM,
     SVF,
     FacT,
+    VeRA,
+    ConvLoRA,
     SSF,
     AdaptFormer,
     Houlsby,

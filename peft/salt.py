@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, wide
 from samtune.peft.low_rank import low_rank_linear
+from samtune.peft.protocol import Site
 from samtune.peft.spectral import SpectralBasis
 from samtune.peft.whole_layers import WholeLayers
 
@@ -138,6 +140,7 @@ class SALT(WholeLayers):
         alpha: scale of the residual times r; ``None``: scale 1.
         pair: train scale and shift of each top value (the paper), or one change of it.
         reference: the released code's form, see the module's docstring.
+        convs: convolutions of the encoder too: ``neck``, ``mbconv``.
     """
 
     name = "salt"
@@ -150,9 +153,11 @@ class SALT(WholeLayers):
     alpha: float | None = field(default=None, metadata={"help": "residual's scale times r"})
     pair: bool = field(default=True, metadata={"help": "scale and shift, or one change"})
     reference: bool = field(default=False, metadata={"help": "as released, with its ReLU"})
+    convs: tuple[str, ...] = field(default=(), metadata={"help": "of neck, mbconv"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "convs", check_convs(self.convs))
         if self.reference:
             object.__setattr__(self, "identity", "no")
 
@@ -167,3 +172,8 @@ class SALT(WholeLayers):
             reference=self.reference,
             generator=generator,
         )
+
+    def inject(self, site: Site) -> list[str]:
+        """Adapt the targets of the chosen blocks, and convolutions where asked."""
+        paths = super().inject(site)
+        return paths + adapt_convs(site, self.convs, lambda base: self.wrap(base, site.generator))

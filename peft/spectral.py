@@ -9,14 +9,15 @@ S-SAM clips S + d at zero; with ``relu`` we do too. At step 0, d = 0.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, wide
-from samtune.peft.protocol import Site, replace_module
+from samtune.peft.protocol import Site
 from samtune.peft.svd import thin_svd
 from samtune.peft.whole_layers import WholeLayers
 
@@ -161,58 +162,6 @@ class SpectralLinear(AdaptedLinear):
         return wide(self.weight) + wide(basis.u * basis.change(self.relu)) @ wide(basis.vh)
 
 
-class SpectralConv2d(nn.Conv2d):
-    """A frozen convolution with changed singular values of its ``out x (in * kh * kw)`` view."""
-
-    def __init__(self, base: nn.Conv2d, *, pair: bool, relu: bool = False) -> None:
-        super().__init__(**_settings(base))
-        self.weight, self.bias = base.weight, base.bias
-        self.requires_grad_(False)
-        self.basis = SpectralBasis(base.weight.flatten(1), pair=pair)
-        self.relu = relu
-
-    def adapter_parameter_names(self) -> tuple[str, ...]:
-        """The trained singular values."""
-        return tuple(f"basis.{name}" for name in self.basis.names())
-
-    def _changed(self) -> Tensor:
-        basis = self.basis
-        return self.weight + ((basis.u * basis.change(self.relu)) @ basis.vh).view_as(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:  # b c h w
-        """Convolve with the changed weight."""
-        out: Tensor = self._conv_forward(x, self._changed(), self.bias)
-        return out
-
-    @torch.no_grad()
-    def merge(self) -> nn.Conv2d:
-        """A plain convolution."""
-        merged = nn.Conv2d(**_settings(self))
-        merged.weight = nn.Parameter(self._changed(), requires_grad=False)
-        if self.bias is not None:
-            merged.bias = nn.Parameter(self.bias.clone(), requires_grad=False)
-        return merged
-
-
-def _settings(conv: nn.Conv2d) -> dict[str, Any]:
-    """Arguments that make a convolution like ``conv``, without memory for its parameters."""
-    names = (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-    )
-    settings = {name: getattr(conv, name) for name in names}
-    return settings | {
-        "bias": conv.bias is not None,
-        "padding_mode": conv.padding_mode,
-        "device": "meta",
-    }
-
-
 def bases(model: nn.Module) -> list[tuple[str, SpectralBasis]]:
     """(path, basis) of everything in ``model`` that is trained in a singular basis."""
     return [(path, m) for path, m in model.named_modules() if isinstance(m, SpectralBasis)]
@@ -223,7 +172,7 @@ class SSAM(WholeLayers):
     """Scale and shift of all singular values of linear layers.
 
     Attributes:
-        neck: the two convolutions of the encoder's neck too.
+        convs: convolutions of the encoder too: ``neck``, ``mbconv``.
         relu: clip changed values at zero, as the released code does.
     """
 
@@ -233,23 +182,21 @@ class SSAM(WholeLayers):
     identity = "1e-5"
     pair: ClassVar[bool] = True
 
-    neck: bool = field(default=False, metadata={"help": "the neck's convolutions too"})
+    convs: tuple[str, ...] = field(default=(), metadata={"help": "of neck, mbconv"})
     relu: bool = field(default=False, metadata={"help": "clip changed values at zero"})
 
     def wrap(self, base: nn.Linear, generator: torch.Generator | None) -> SpectralLinear:
         """The module that takes the place of ``base``."""
         return SpectralLinear(base, pair=self.pair, relu=self.relu)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "convs", check_convs(self.convs))
+
     def inject(self, site: Site) -> list[str]:
-        """Adapt the targets of the chosen blocks, and the neck where asked."""
+        """Adapt the targets of the chosen blocks, and convolutions where asked."""
         paths = super().inject(site)
-        neck = site.model.get_submodule("image_encoder.neck") if self.neck else nn.Module()
-        for name, conv in list(neck.named_children()):
-            if isinstance(conv, nn.Conv2d):
-                paths.append(f"image_encoder.neck.{name}")
-                new = SpectralConv2d(conv, pair=self.pair, relu=self.relu)
-                replace_module(site.model, paths[-1], new)
-        return paths
+        return paths + adapt_convs(site, self.convs, lambda base: self.wrap(base, site.generator))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,10 @@ TINY = {
     "lora": {"rank": 2},
     "dora": {"rank": 2},
     "salt": {"top": 5, "rank": 2},
-    "ssam": {"neck": True},
+    "ssam": {"convs": ["neck"]},
     "fact": {"rank": 2},
+    "vera": {"rank": 6},
+    "conv_lora": {"rank": 2},
     "adaptformer": {"hidden": 4},
     "sam_adapter": {"tune_width": 6, "hidden": 4},
 }

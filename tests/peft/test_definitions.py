@@ -244,11 +244,12 @@ def test_spectral(adapt_one, kind, relu, method):
 @kinds
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
 def test_spectral_neck(adapt_one, kind, relu):
-    layers = adapt_one(kind, SSAM(neck=True, relu=relu, blocks="last:0"), scale=0.5)
+    layers = adapt_one(kind, SSAM(convs=("neck",), relu=relu, blocks="last:0"), scale=0.5)
     assert [plain.weight.shape[1:] for _, _, plain in layers] == [(24, 1, 1), (256, 3, 3)]
     for _, layer, plain in layers:
         u, s, vh = signed_svd(plain.weight.flatten(1))
-        values = layer.basis.scale * s + layer.basis.shift
+        basis = layer.matrix.basis
+        values = basis.scale * s + basis.shift
         weight = u @ torch.diag(values.relu() if relu else values) @ vh
         x = torch.randn(2, plain.in_channels, 5, 4, dtype=DOUBLE)
         padding = plain.kernel_size[0] // 2

@@ -185,7 +185,7 @@ def test_same_generator_same_network(make_small, tiny_method, name):
 
     first, again, other = state(1), state(1), state(2)
     assert all(torch.equal(tensor, again[n]) for n, tensor in first.items())
-    random = {"lora", "dora", "salt", "fact", "adaptformer", "houlsby", "sam_adapter"}
+    random = {"lora", "dora", "salt", "fact", "conv_lora", "adaptformer", "houlsby", "sam_adapter"}
     assert (name in random) == any(not torch.equal(t, other[n]) for n, t in first.items())
 
 
@@ -251,7 +251,7 @@ def test_blocks_that_are_not_chosen_stay_plain(make_small, tiny_method, name):
     elif name in {"pos_embed", "full", "decoder_only"}:
         assert names(blocks=[1]) == names()
     else:
-        neck = {"neck": False} if name == "ssam" else {}
+        neck = {"convs": []} if name == "ssam" else {}
         chosen = names(blocks=[1], **neck)
         assert chosen
         assert chosen == {n for n in names(**neck) if n.startswith("image_encoder.blocks.1.")} | {

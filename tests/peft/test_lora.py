@@ -10,6 +10,7 @@ from torch import nn
 
 from samtune.networks.tiny_vit import WindowAttention
 from samtune.peft.adapt import adapt
+from samtune.peft.dora import DoRA
 from samtune.peft.lora import LoRA, LoRALinear
 from samtune.peft.places import qkv_rows
 
@@ -308,3 +309,52 @@ def test_target_given_twice():
 def test_alpha_defaults_to_the_rank():
     assert LoRA(rank=4).config()["alpha"] == 4
     assert LoRA(rank=4, alpha=16.0).config()["alpha"] == 16
+
+
+# PiSSA
+
+
+@pytest.mark.parametrize(("targets", "scale"), [(None, 2.0), ("qv", 0.5)])
+def test_pissa_starts_at_the_largest_singular_triples(targets, scale):
+    groups = None if targets is None else groups_of(30, 5, "heads", targets)
+    base = nn.Linear(7, 30, dtype=DOUBLE)
+    layer = LoRALinear(base, rank=3, scale=scale, groups=groups, start="pissa")
+    first = 0
+    for g, rows in enumerate([torch.arange(30)] if groups is None else groups):
+        u, s, vh = torch.linalg.svd(base.weight[rows], full_matrices=False)
+        a = layer.lora_a[3 * g : 3 * g + 3]
+        b = layer.lora_b[first : first + len(rows)]
+        first += len(rows)
+        # s B A is the best approximation of rank 3, and the factors share it evenly
+        torch.testing.assert_close(scale * b @ a, u[:, :3] @ torch.diag(s[:3]) @ vh[:3])
+        torch.testing.assert_close(a @ a.T, torch.diag(s[:3] / scale), atol=1e-12, rtol=1e-7)
+        torch.testing.assert_close(b.T @ b, torch.diag(s[:3] / scale), atol=1e-12, rtol=1e-7)
+
+
+def test_pissa_computes_the_change_of_the_product():
+    base = nn.Linear(7, 9, dtype=DOUBLE)
+    layer = LoRALinear(base, rank=2, scale=3.0, start="pissa")
+    x = torch.randn(4, 7, dtype=DOUBLE)
+    torch.testing.assert_close(layer(x), base(x))
+    a0, b0 = layer.lora_a.detach().clone(), layer.lora_b.detach().clone()
+    with torch.no_grad():
+        layer.lora_a.add_(torch.randn_like(layer.lora_a))
+        layer.lora_b.add_(torch.randn_like(layer.lora_b))
+    weight = base.weight + 3.0 * (layer.lora_b @ layer.lora_a - b0 @ a0)
+    torch.testing.assert_close(layer(x), x @ weight.T + base.bias)
+    torch.testing.assert_close(layer.merge().weight, weight)
+    assert layer.weight is base.weight
+
+
+def test_pissa_with_dora():
+    """V = W + s (B A - B_0 A_0), so that the norms start at those of W."""
+    base = nn.Linear(7, 9, dtype=DOUBLE)
+    layer = DoRA(rank=2, start="pissa", targets=("qkv",)).wrap(base, None, None)
+    torch.testing.assert_close(layer.magnitude, base.weight.norm(dim=1))
+    x = torch.randn(4, 7, dtype=DOUBLE)
+    torch.testing.assert_close(layer(x), base(x))
+
+
+def test_unknown_start():
+    with pytest.raises(ValueError, match="'kaiming' or 'pissa', got 'zeros'"):
+        LoRA(start="zeros")

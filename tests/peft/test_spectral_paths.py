@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from samtune.peft.salt import SALTLinear
-from samtune.peft.spectral import SpectralConv2d, SpectralLinear
+from samtune.peft.spectral import SpectralLinear
 
 DOUBLE = torch.float64
 
@@ -134,38 +134,3 @@ def test_top_out_of_range_names_the_limits(top):
 def test_rank_of_salt_out_of_range(rank):
     with pytest.raises(ValueError, match=f"rank must be at least 1, got {rank}"):
         SALTLinear(nn.Linear(5, 9), top=1, rank=rank)
-
-
-@pytest.mark.parametrize("pair", [True, False], ids=["pair", "single"])
-@pytest.mark.parametrize("relu", [True, False], ids=["relu", "plain"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 1},
-        {"kernel_size": 3, "padding": 1},
-        {"kernel_size": (3, 2), "stride": (2, 1), "dilation": 2, "padding": (1, 0)},
-        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
-    ],
-    ids=["1x1", "3x3", "uneven", "reflect"],
-)
-def test_spectral_convolution(pair, relu, options):
-    base = nn.Conv2d(4, 5, dtype=DOUBLE, **options)
-    layer = move(SpectralConv2d(base, pair=pair, relu=relu))
-    u, s, vh = svd(base.weight.flatten(1))
-
-    def dense(x):
-        values = values_of(layer.basis, s)
-        weight = u @ torch.diag(values.relu() if relu else values) @ vh
-        return base._conv_forward(x, weight.view_as(base.weight), layer.bias)
-
-    x = torch.randn(2, 4, 7, 6, dtype=DOUBLE)
-    assert_same_with_gradients(layer, x, dense)
-    close(layer.merge()(x), dense(x))
-
-
-def test_spectral_convolution_without_bias():
-    base = nn.Conv2d(4, 5, 3, bias=False, dtype=DOUBLE)
-    layer = move(SpectralConv2d(base, pair=True))
-    x = torch.randn(2, 4, 7, 6, dtype=DOUBLE)
-    assert layer.merge().bias is None
-    close(layer.merge()(x), layer(x))
