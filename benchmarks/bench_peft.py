@@ -31,7 +31,7 @@ from samtune.peft.salt import SALT, SALTLinear
 from samtune.peft.spectral import SSAM, SpectralLinear
 
 PATCH = 16
-SKIPPED = ("decoder_only", "pos_embed", "full")
+SKIPPED = ("decoder_only", "pos_embed", "full", "qlora")  # qlora: CUDA only
 
 
 class EncoderOnly(nn.Module):

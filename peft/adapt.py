@@ -1,6 +1,7 @@
 """Freeze a network, put methods into it, and thaw what is to be trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ def adapt(
         generator: for initial values.
 
     Raises:
-        ValueError: the model is adapted already, methods overlap, or the arguments don't fit.
+        ValueError: the model is adapted already, methods overlap, or the arguments don't fit;
+            the model is then left as it was.
     """
     methods = _as_list(method)
     names = [m.name for m in methods]
@@ -80,7 +82,22 @@ def adapt(
     if any(True for _ in adapted_modules(model)):
         msg = "the model is adapted already; merge() it first, or build a new one"
         raise ValueError(msg)
-    model.requires_grad_(False)
+    with unchanged_on_error(model):
+        model.requires_grad_(False)
+        owners = _inject(model, methods, decoder, generator)
+        _thaw(model, owners)
+    if decoder == "full":
+        for path in _decoder_paths(model):
+            model.get_submodule(path).requires_grad_(True)
+    if hasattr(model, "class_head"):
+        model.get_submodule("class_head").requires_grad_(True)
+    return summarise(model, tuple(owners))
+
+
+def _inject(
+    model: nn.Module, methods: Sequence[Method], decoder: str, generator: torch.Generator | None
+) -> dict[str, str]:
+    """Put the methods in; returns the name of each path's method."""
     places = find_places(model)
     owners: dict[str, str] = {}
     for m in methods:
@@ -91,13 +108,28 @@ def adapt(
                 msg = f"'{path}' is adapted by {both}: targets must be disjoint"
                 raise ValueError(msg)
             owners[path] = m.name
-    _thaw(model, owners)
-    if decoder == "full":
-        for path in _decoder_paths(model):
-            model.get_submodule(path).requires_grad_(True)
-    if hasattr(model, "class_head"):
-        model.get_submodule("class_head").requires_grad_(True)
-    return summarise(model, tuple(owners))
+    return owners
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Leave modules, hooks and ``requires_grad`` flags as they were if the body raises."""
+    modules = [(m, _shallow(m.__dict__)) for m in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for module, attributes in modules:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        raise
+
+
+def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
+    # a module keeps parameters, children and hooks in dictionaries
+    return {k: v.copy() if isinstance(v, dict) else v for k, v in attributes.items()}
 
 
 def _as_list(method: Methods) -> list[Method]:

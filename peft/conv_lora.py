@@ -114,8 +114,7 @@ class ConvLoRA(Method):
         for block in site.blocks:
             layer = ConvLoRALinear if block.component == "encoder" else LoRALinear
             for path, groups in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
+                base = site.linear(path)
                 new = layer(
                     base, rank=self.rank, scale=scale, groups=groups, generator=site.generator
                 )

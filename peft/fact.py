@@ -110,8 +110,7 @@ class FacT(Method):
         paths = []
         for block in site.blocks:
             for path, groups in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
+                base = site.linear(path)
                 rows = [torch.arange(base.out_features)] if groups is None else groups
                 check_rank(self.rank, base, rows)
                 key = (base.in_features, len(rows[0]))

@@ -208,8 +208,7 @@ class LoRA(Method):
         paths = []
         for block in site.blocks:
             for path, groups in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
+                base = site.linear(path)
                 replace_module(site.model, path, self.wrap(base, groups, site.generator))
                 paths.append(path)
         wrap = partial(self.wrap, groups=None, generator=site.generator)

@@ -51,6 +51,18 @@ class Site:
     all_blocks: Sequence[BlockPlace]
     generator: torch.Generator | None
 
+    def linear(self, path: str) -> nn.Linear:
+        """The linear layer at ``path``.
+
+        Raises:
+            ValueError: another method was there before.
+        """
+        found = self.model.get_submodule(path)
+        if not isinstance(found, nn.Linear) or isinstance(found, Adapted):
+            msg = f"'{path}' was replaced by another method already: targets must be disjoint"
+            raise ValueError(msg)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:

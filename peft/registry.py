@@ -10,6 +10,7 @@ from samtune.peft.dora import DoRA
 from samtune.peft.fact import FacT
 from samtune.peft.lora import LoRA
 from samtune.peft.protocol import Method
+from samtune.peft.qlora import QLoRA
 from samtune.peft.salt import SALT
 from samtune.peft.sam_adapter import SAMAdapter
 from samtune.peft.selective import (
@@ -34,6 +35,7 @@ _ALL: tuple[type[Method], ...] = (
     FacT,
     VeRA,
     ConvLoRA,
+    QLoRA,
     SSF,
     AdaptFormer,
     Houlsby,

@@ -138,11 +138,7 @@ class VeRA(WholeLayers):
     def inject(self, site: Site) -> list[str]:
         """Adapt the targets of the chosen blocks."""
         paths = [path for block in site.blocks for path, _ in block.targets(self.targets)]
-        layers: list[nn.Linear] = []
-        for path in paths:
-            layer = site.model.get_submodule(path)
-            assert isinstance(layer, nn.Linear)
-            layers.append(layer)
+        layers = [site.linear(path) for path in paths]
         if layers:
             shared = self.project(layers)
             for path, layer in zip(paths, layers, strict=True):

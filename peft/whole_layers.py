@@ -35,8 +35,7 @@ class WholeLayers(Method):
         paths = []
         for block in site.blocks:
             for path, _ in block.targets(self.targets):
-                base = site.model.get_submodule(path)
-                assert isinstance(base, nn.Linear)
+                base = site.linear(path)
                 replace_module(site.model, path, self.wrap(base, site.generator))
                 paths.append(path)
         return paths

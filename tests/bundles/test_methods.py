@@ -76,6 +76,8 @@ def tiny_archs(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_steps_of_training(name, arch, mini_slices, tiny_archs, tmp_path):
     """The released training config with the overlay on a few real slice files."""
+    if name == "qlora":
+        pytest.skip("qlora needs CUDA")
     if name == "pos_embed" and arch == "tiny_vit":
         pytest.skip("TinyViT has no absolute position embedding")
     parser = overlay(name)

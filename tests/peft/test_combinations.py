@@ -117,6 +117,22 @@ def test_overlaps_are_refused_in_both_orders(make_small, tiny_method, names):
             adapt(make_small("sam_vit"), [tiny_method(name) for name in order])
 
 
+@pytest.mark.parametrize("names", OVERLAPPING, ids="+".join)
+@torch.no_grad()
+def test_a_refused_model_is_left_as_it_was(make_small, tiny_method, names):
+    net = make_small("sam_vit").train()
+    image = image_batch(net)
+    expected, modules = net(image), dict(net.named_modules())
+    state = net.state_dict()
+    with pytest.raises(ValueError, match=r"disjoint|already|replaced by another"):
+        adapt(net, [tiny_method(name) for name in names])
+    assert dict(net.named_modules()) == modules
+    assert all(p.requires_grad for p in net.parameters())
+    assert torch.equal(net(image), expected)
+    assert all(torch.equal(t, state[n]) for n, t in net.state_dict().items())
+    adapt(net, tiny_method(names[0]))
+
+
 def test_a_method_twice_is_refused(make_small, tiny_method):
     with pytest.raises(ValueError, match="each at most once, got lora, lora"):
         adapt(make_small(), [tiny_method("lora"), tiny_method("lora", targets=["k"])])
