@@ -103,7 +103,7 @@ def _load(file: Path, rows: int, columns: int, dtype: torch.dtype) -> Svd | None
 def _save(file: Path, svd: Svd) -> None:
     """Keep ``svd``; a cache that can't be written costs time later, nothing else."""
     try:
-        with whole_file(file) as partial:
+        with whole_file(file, several_writers=True) as partial:
             save_file({"u": svd.u, "s": svd.s, "vh": svd.vh, "anchor": svd.anchor}, partial)
     except (OSError, SafetensorError) as error:
         logger.warning("singular vectors are not kept in '%s': %s", file.parent, error)

@@ -17,15 +17,20 @@ def partial_path(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, several_writers: bool = False) -> Iterator[Path]:
     """A path to write to that becomes ``path`` in one step when the block ends well.
 
     The folder is made when it is missing; after an error the old file is as it was.
+
+    Args:
+        several_writers: processes may write the same file at once; the last one's stays.
 
     Raises:
         OSError: it can't be written; names the file.
     """
     partial = partial_path(path)
+    if several_writers:
+        partial = partial.with_name(f".{os.getpid()}{partial.name}")
     with _error_names(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -12,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from samtune.networks import SamSegmenter, build_sam
-from samtune.peft import adapter_file
+from samtune.peft import adapter_file, lora
 from samtune.peft.adapt import adapt, method_configs, trained_state
 from samtune.peft.adapter_file import load_adapter, read_adapter, save_adapter
 from samtune.peft.lora import LoRA
+from samtune.peft.registry import build_method
+from samtune.peft.svd import thin_svd
 
 METHOD = LoRA(rank=2, alpha=3, blocks="last:2")
 
@@ -289,3 +292,27 @@ def test_lora_of_vit_b_takes_less_than_a_megabyte(tmp_path):
     save_adapter(path, net, peft=method_configs(method, "frozen"))
     size = path.stat().st_size - 4 * sum(p.numel() for p in net.class_head.parameters())
     assert 4 * 147_456 < size < 1e6
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+@torch.no_grad()
+def test_pissa_needs_no_svd_of_the_reader(tmp_path, monkeypatch, make_segmenter, name):
+    """Where A and B started is in the file: other signs there don't matter."""
+    method = build_method({"name": name, "rank": 2, "start": "pissa", "convs": ["neck"]})
+    net, peft = adapted(make_segmenter(), method, name)
+    for key, parameter in net.named_parameters():
+        if key.endswith(("lora_a", "lora_b")):
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, net, peft=peft)
+
+    def turned(weight):
+        svd = thin_svd(weight)
+        return replace(svd, u=-svd.u, vh=-svd.vh)
+
+    monkeypatch.setattr(lora, "thin_svd", turned)
+    other, _ = adapted(make_segmenter(), method, name)
+    image = torch.randn(1, 1, net.image_size, net.image_size)
+    assert not torch.equal(other(image), net(image))
+    load_adapter(other, path, peft=peft)
+    assert torch.equal(other(image), net(image))

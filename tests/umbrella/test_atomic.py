@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from samtune.atomic import append, partial_path, write_atomically
+from samtune.atomic import append, partial_path, whole_file, write_atomically
 
 
 def test_folder_is_made_and_nothing_else_is_left(tmp_path):
@@ -28,6 +28,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"disk full.*table\.csv"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_writers_do_not_share_the_file_they_fill(tmp_path, monkeypatch):
+    path = tmp_path / "cache.bin"
+    with whole_file(path, several_writers=True) as mine:
+        mine.write_bytes(b"mine")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with whole_file(path, several_writers=True) as other:
+            assert other != mine
+            other.write_bytes(b"other")
+        assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
