@@ -294,12 +294,12 @@ def test_lora_of_vit_b_takes_less_than_a_megabyte(tmp_path):
     assert 4 * 147_456 < size < 1e6
 
 
-@pytest.mark.parametrize("name", ["lora", "dora"])
+@pytest.mark.parametrize("low_rank", ["lora", "dora"])
 @torch.no_grad()
-def test_pissa_needs_no_svd_of_the_reader(tmp_path, monkeypatch, make_segmenter, name):
+def test_pissa_needs_no_svd_of_the_reader(tmp_path, monkeypatch, make_segmenter, low_rank):
     """Where A and B started is in the file: other signs there don't matter."""
-    method = build_method({"name": name, "rank": 2, "start": "pissa", "convs": ["neck"]})
-    net, peft = adapted(make_segmenter(), method, name)
+    method = build_method({"name": low_rank, "rank": 2, "start": "pissa", "convs": ["neck"]})
+    net, peft = adapted(make_segmenter(), method, low_rank)
     for key, parameter in net.named_parameters():
         if key.endswith(("lora_a", "lora_b")):
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -311,7 +311,7 @@ def test_pissa_needs_no_svd_of_the_reader(tmp_path, monkeypatch, make_segmenter,
         return replace(svd, u=-svd.u, vh=-svd.vh)
 
     monkeypatch.setattr(lora, "thin_svd", turned)
-    other, _ = adapted(make_segmenter(), method, name)
+    other, _ = adapted(make_segmenter(), method, low_rank)
     image = torch.randn(1, 1, net.image_size, net.image_size)
     assert not torch.equal(other(image), net(image))
     load_adapter(other, path, peft=peft)
