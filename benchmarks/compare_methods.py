@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -157,7 +158,7 @@ def _training_facts(folder: Path, views: int) -> dict[str, Any]:
     steps = int(curve[-1]["iteration"])
     # the first epoch fills the cache
     later = [float(row["seconds"]) for row in curve[1:]]
-    a_step = sum(later) / len(later) / (steps / len(curve)) if later else math.nan
+    a_step = statistics.median(later) / (steps / len(curve)) if later else math.nan
     counts = run["parameters"]
     return {
         "trainable": counts["trainable"],
