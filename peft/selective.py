@@ -18,6 +18,11 @@ def _below(site: Site, paths: Iterator[str], ending: str = "") -> list[str]:
     return [n for n in names if n.startswith(prefixes) and n.endswith(ending)]
 
 
+def _whole(site: Site) -> Iterator[str]:
+    """The chosen blocks, and norms of theirs that lie beside them (the decoder's last one)."""
+    return (path for block in site.blocks for path in (block.path, *block.norms))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bias(Method):
     """All biases of the chosen blocks (BitFit, Ben Zaken et al. 2021, arXiv:2106.10199)."""
@@ -28,7 +33,7 @@ class Bias(Method):
 
     def inject(self, site: Site) -> list[str]:
         """List them."""
-        return _below(site, (block.path for block in site.blocks), ".bias")
+        return _below(site, _whole(site), ".bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,7 @@ class Blocks(Method):
 
     def inject(self, site: Site) -> list[str]:
         """List them."""
-        return _below(site, (block.path for block in site.blocks))
+        return _below(site, _whole(site))
 
 
 @dataclass(frozen=True, kw_only=True)

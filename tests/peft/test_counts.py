@@ -119,6 +119,9 @@ NORMS = 2 * 4 + 1  # 256 wide
         ({"name": "ssf"}, sum(2 * o for _, o in DECODER_LINEAR) + NORMS * 2 * 256),
         ({"name": "layernorm"}, NORMS * 2 * 256),
         ({"name": "adaptformer", "hidden": 64}, 2 * (2 * 256 * 64 + 64 + 256 + 1)),
+        # biases: attentions (q, k, v, out), MLP, four norms a block; the last attention and norm
+        ({"name": "bias"}, 2 * (4 * 256 + 2 * (3 * 128 + 256) + 2048 + 5 * 256) + 3 * 128 + 512),
+        ({"name": "blocks"}, 2 * (263_168 + 2 * 131_712 + 1_050_880 + 4 * 512) + 131_712 + 512),
         ({"name": "attention"}, 2 * (263_168 + 2 * 131_712) + 131_712),
         # factors shared by projections of one shape: 256 -> 256 and 256 -> 128
         (
