@@ -6,9 +6,10 @@
 
 Each row is one ``python -m monai.bundle run training`` whose merged config lies beside its results,
 ``OUT/DATASET/METHOD/config.yaml``, and one evaluation of the test cases. A finished row is not done
-again: stop and start as you like. ``results.csv`` has a row a dataset and method: trained
-parameters, seconds a step, peak memory, and for each class and region the mean with its 95 % BCa
-interval over the test cases.
+again, with other settings it is refused: stop and start as you like. Untouched SAM runs at its
+native size, whatever the others are trained at. ``results.csv`` has a row a dataset and method:
+trained parameters, seconds a step, peak memory, and for each class and region the mean with its
+95 % BCa interval over the test cases.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from samtune.atomic import write_atomically
 from samtune.evaluation import read_metrics
 from samtune.evaluation.bootstrap import mean_interval
+from samtune.peft.registry import METHODS
 from samtune.preprocessing.manifest import load_manifest
 from samtune.training.paths import bundle_root
 
@@ -59,19 +61,23 @@ def plan(args: argparse.Namespace) -> list[Row]:
     """The rows that were asked for.
 
     Raises:
-        ValueError: a dataset's name twice, or ``--set`` for a method that isn't run.
+        ValueError: a dataset's name twice, an unknown method, or ``--set`` for one that isn't run.
     """
     datasets = [_named(text) for text in args.slices]
     methods = args.methods.split(",")
     if len({name for name, _ in datasets}) < len(datasets):
         msg = f"datasets need different names, NAME=FOLDER; got {' '.join(args.slices)}"
         raise ValueError(msg)
+    unknown = sorted(set(methods) - {"zero_shot", *METHODS})
+    if unknown:
+        msg = f"unknown method {', '.join(unknown)}; there are zero_shot, {', '.join(METHODS)}"
+        raise ValueError(msg)
     own: dict[str, dict[str, str]] = {method: {} for method in methods}
     for text in args.set:
         method, _, setting = text.partition(":")
         key, equals, value = setting.partition("=")
-        if method not in own or not equals:
-            msg = f"--set {text}: expected METHOD:KEY=VALUE, METHOD one of {args.methods}"
+        if method not in own or method == "zero_shot" or not equals:
+            msg = f"--set {text}: expected METHOD:KEY=VALUE, METHOD one that is trained here"
             raise ValueError(msg)
         own[method][key] = value
     rows = []
@@ -105,6 +111,9 @@ def run_row(row: Row) -> dict[str, Any]:
     record = row.folder / "row.json"
     if record.is_file():
         done: dict[str, Any] = json.loads(record.read_text())
+        if done.pop("settings") != row.settings:
+            msg = f"'{record}' is of a run with other settings: remove its folder, or change --out"
+            raise RuntimeError(msg)
         return done
     row.folder.mkdir(parents=True, exist_ok=True)
     device = row.settings["device"]
@@ -120,7 +129,8 @@ def run_row(row: Row) -> dict[str, Any]:
         facts = _training_facts(row.folder, row.settings["views"])
     first = {"dataset": row.dataset, "method": row.method}
     known = first | facts | {"seconds": round(seconds, 1), "peak_memory_gib": round(memory, 2)}
-    write_atomically(record, (json.dumps(known, indent=2) + "\n").encode())
+    kept = known | {"settings": row.settings}
+    write_atomically(record, (json.dumps(kept, indent=2) + "\n").encode())
     return known
 
 

@@ -18,6 +18,7 @@ COMPONENTS = {
     "mask_decoder": "decoder",
     "class_head": "class head",
 }
+MERGED = "+merged"
 Methods = Method | Sequence[Method] | None
 
 
@@ -67,6 +68,7 @@ def adapt(
         generator: for initial values.
 
     Raises:
+        TypeError: ``method`` is something else.
         ValueError: the model is adapted already, methods overlap, or the arguments don't fit;
             the model is then left as it was.
     """
@@ -86,11 +88,11 @@ def adapt(
         model.requires_grad_(False)
         owners = _inject(model, methods, decoder, generator)
         _thaw(model, owners)
-    if decoder == "full":
-        for path in _decoder_paths(model):
-            model.get_submodule(path).requires_grad_(True)
-    if hasattr(model, "class_head"):
-        model.get_submodule("class_head").requires_grad_(True)
+        if decoder == "full":
+            for path in _decoder_paths(model):
+                model.get_submodule(path).requires_grad_(True)
+        if hasattr(model, "class_head"):
+            model.get_submodule("class_head").requires_grad_(True)
     return summarise(model, tuple(owners))
 
 
@@ -100,7 +102,10 @@ def _inject(
     """Put the methods in; returns the name of each path's method."""
     places = find_places(model)
     owners: dict[str, str] = {}
-    for m in methods:
+    if decoder != "frozen" and not places.decoder:
+        msg = f"the model has no mask_decoder: decoder must be 'frozen', got '{decoder}'"
+        raise ValueError(msg)
+    for m in sorted(methods, key=lambda m: not m.moves_parameters):
         blocks = places.choose(m.blocks, decoder == m.name)
         for path in m.inject(Site(model, blocks, places.encoder, generator)):
             if path in owners:
@@ -135,7 +140,13 @@ def _shallow(attributes: dict[str, Any]) -> dict[str, Any]:
 def _as_list(method: Methods) -> list[Method]:
     if method is None:
         return []
-    return [method] if isinstance(method, Method) else list(method)
+    several = isinstance(method, Sequence) and not isinstance(method, str)
+    methods: list[Method] = [*method] if several else [method]  # type: ignore[misc, list-item]
+    for m in methods:
+        if not isinstance(m, Method):
+            msg = f"method must be a Method, such as LoRA(rank=8), or a list of them; got {m!r}"
+            raise TypeError(msg)
+    return methods
 
 
 def _decoder_paths(model: nn.Module) -> list[str]:
@@ -222,13 +233,24 @@ def merge_adapters(model: nn.Module) -> dict[str, nn.Module]:
     before = {path: model.get_submodule(path) for path in merged}
     for path, module in merged.items():
         replace_module(model, path, module)
+    # an adapter trained on top belongs to these weights, not to the file's
+    _set_base(model, getattr(model, "base_sha256", None), merged=True)
     return before
 
 
 def unmerge_adapters(model: nn.Module, adapted: Mapping[str, nn.Module]) -> None:
-    """Undo :func:`merge_adapters`: weights and adapters are what they were, bit for bit."""
+    """Undo :func:`merge_adapters`: weights and adapters are what they were, bit for bit.
+
+    Device and type are those of the time before merging.
+    """
     for path, module in adapted.items():
         replace_module(model, path, module)
+    _set_base(model, getattr(model, "base_sha256", None), merged=False)
+
+
+def _set_base(model: nn.Module, digest: str | None, *, merged: bool) -> None:
+    if digest is not None:
+        model.base_sha256 = digest + MERGED if merged else digest.removesuffix(MERGED)  # type: ignore[assignment]
 
 
 def method_configs(method: Methods, decoder: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
+from samtune.peft.protocol import adapted_modules
 from samtune.peft.registry import build_methods
 
 FORMAT_VERSION = 1
@@ -49,8 +50,24 @@ def save_adapter(
     Args:
         peft: from :func:`samtune.peft.adapt.method_configs`.
         extra: further JSON-able facts.
+
+    Raises:
+        ValueError: ``model`` is no ``SamSegmenter``, or what was trained has its ``requires_grad``
+            flags off (in a copy for averaging, for instance).
     """
     path = Path(path)
+    frozen = [
+        f"{place}.{name}"
+        for place, module in adapted_modules(model)
+        for name in module.adapter_parameter_names()
+        if not module.get_parameter(name).requires_grad
+    ]
+    if frozen or not any(p.requires_grad for p in model.parameters()):
+        what = frozen[0] if frozen else "every parameter"
+        msg = (
+            f"nothing written to '{path}': {what} has requires_grad off, so isn't known as trained"
+        )
+        raise ValueError(msg)
     header = {
         "format_version": FORMAT_VERSION,
         "peft": dict(peft),
@@ -150,6 +167,13 @@ def completed(peft: Mapping[str, Any]) -> dict[str, Any]:
 def base_config(model: nn.Module) -> dict[str, Any]:
     """What an adapter of ``model`` belongs to."""
     keys = ("arch", "image_size", "normalization", "num_classes", "base_sha256")
+    lacking = [key for key in keys if not hasattr(model, key)]
+    if lacking:
+        msg = (
+            f"adapter files need a SamSegmenter; {type(model).__name__} has no {lacking[0]}: save "
+            "trained_state(model) yourself"
+        )
+        raise ValueError(msg)
     return {key: getattr(model, key) for key in keys}
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.peft.linear import check_scale
 from samtune.peft.lora import LoRALinear
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, NotMergeableError, Site, replace_module
@@ -106,6 +107,7 @@ class ConvLoRA(Method):
         if self.rank < 1:
             msg = f"rank must be at least 1, got {self.rank}"
             raise ValueError(msg)
+        check_scale("alpha", self.alpha)
 
     def inject(self, site: Site) -> list[str]:
         """Adapt the targets of the chosen blocks."""

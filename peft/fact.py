@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.peft.linear import AdaptedLinear, check_rank, wide
+from samtune.peft.linear import AdaptedLinear, check_rank, check_scale, wide
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, Site, replace_module
 
@@ -103,6 +103,7 @@ class FacT(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", check_targets(self.targets, ("q", "k", "v")))
+        check_scale("scale", self.scale)
 
     def inject(self, site: Site) -> list[str]:
         """Adapt the attention of the chosen blocks."""

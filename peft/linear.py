@@ -1,5 +1,7 @@
 """What all methods on a linear layer share: the frozen layer's tensors, and merging."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +66,17 @@ def scatter_index(rows: list[Tensor], rank: int, out_features: int) -> Tensor:
         for g, r in enumerate(rows)
     ]
     return torch.cat(parts).flatten()
+
+
+def check_scale(name: str, value: float | None) -> None:
+    """Refuse a factor with which an update never moves, or isn't a number.
+
+    Raises:
+        ValueError: says which.
+    """
+    if value is not None and not (math.isfinite(value) and value > 0):
+        msg = f"{name} must be a number above 0, got {value}"
+        raise ValueError(msg)
 
 
 def check_rank(rank: int, base: nn.Linear, rows: list[Tensor]) -> None:

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.conv import adapt_convs, check_convs
-from samtune.peft.linear import AdaptedLinear, check_rank, scatter_index, wide
+from samtune.peft.linear import AdaptedLinear, check_rank, check_scale, scatter_index, wide
 from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, Site, replace_module
@@ -99,8 +99,8 @@ class LoRALinear(AdaptedLinear):
             first = sum(len(r) for r in rows[:g])
             self.lora_a[own][: self.rank] = root[:, None] * svd.vh[: self.rank]
             self.lora_b[first : first + len(index)] = svd.u[:, : self.rank] * root
-        self.register_buffer("start_a", self.lora_a.detach().clone(), persistent=False)
-        self.register_buffer("start_b", self.lora_b.detach().clone(), persistent=False)
+        self.register_buffer("start_a", self.lora_a.detach().clone())
+        self.register_buffer("start_b", self.lora_b.detach().clone())
 
     def adapter_parameter_names(self) -> tuple[str, ...]:
         """The factors."""
@@ -168,6 +168,9 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", check_targets(self.targets))
         object.__setattr__(self, "convs", check_convs(self.convs))
+        if self.convs and self.dropout > 0:
+            msg = "dropout acts on the input of linear layers: not with convs"
+            raise ValueError(msg)
         if self.start not in ("kaiming", "pissa"):
             msg = f"start must be 'kaiming' or 'pissa', got '{self.start}'"
             raise ValueError(msg)
@@ -178,6 +181,7 @@ class LoRA(Method):
             raise ValueError(msg)
         if self.alpha is None:
             object.__setattr__(self, "alpha", self._divisor)
+        check_scale("alpha", self.alpha)
 
     @property
     def _divisor(self) -> float:

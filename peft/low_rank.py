@@ -9,6 +9,7 @@ backward; ``benchmarks/bench_peft_layers.py`` has what that gains.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def _accumulate(out: Tensor, low: Tensor, b: Tensor) -> Tensor:
@@ -36,6 +37,7 @@ class _LowRankLinear(torch.autograd.Function):
         return _accumulate(F.linear(x, weight, bias), low, b)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: "torch.autograd.function.FunctionCtx", grad: Tensor
     ) -> tuple[Tensor | None, None, Tensor | None, Tensor, Tensor]:
@@ -73,6 +75,7 @@ class _ScaledLowRankLinear(torch.autograd.Function):
         return _accumulate(F.linear(x, weight, bias), low * scale, torch.cat([u, b]))
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: "torch.autograd.function.FunctionCtx", grad: Tensor
     ) -> tuple[Tensor | None, None, Tensor | None, Tensor, Tensor, None, None, Tensor]:
@@ -106,7 +109,12 @@ def low_rank_linear(
         b: ``r x out``.
         fixed: V ``k x in`` and U ``k x out``, which get no gradient, and d, ``k``.
     """
-    if weight.requires_grad or a.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+    if (
+        x.ndim < 2
+        or weight.requires_grad
+        or a.dtype != x.dtype
+        or torch.is_autocast_enabled(x.device.type)
+    ):
         out = F.linear(x, weight, bias) + F.linear(x, a) @ b
         if fixed is not None:
             v, u, d = fixed

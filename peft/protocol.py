@@ -78,6 +78,8 @@ class Method:
     mergeable: ClassVar[bool] = True
     # how near to the frozen network at step 0: `exact`, `1e-5` or `no`
     identity: ClassVar[str] = "exact"
+    # does it give the network's own parameters other names? Then it goes in before other methods
+    moves_parameters: ClassVar[bool] = False
 
     blocks: BlockSpec = field(default="all", metadata={"help": "all, last:N or indices"})
 
@@ -99,12 +101,30 @@ class Method:
             ValueError: a value of another type than the default's.
         """
         defaults = {f.name: f.default for f in fields(cls)}
+        # an optional number, such as alpha, has no number as its default
+        defaults |= {f.name: 1.0 for f in fields(cls) if f.type == float | None}
         values = {k: v for k, v in config.items() if k != "name"}
-        return cls(**{k: _typed(f"{cls.name}.{k}", v, defaults.get(k)) for k, v in values.items()})
+        optional = {f.name for f in fields(cls) if f.default is None}
+        checked: dict[str, Any] = {
+            k: None if v is None and k in optional else _typed(f"{cls.name}.{k}", v, defaults[k])
+            for k, v in values.items()
+        }
+        return cls(**checked)
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
     """``value`` if it is of the default's kind; flags may come as text from a command line."""
+    if isinstance(default, tuple):
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+            return value
+        msg = f"{name} must be a list of names, got {value!r}"
+        raise ValueError(msg)
+    if isinstance(default, str) and name.rpartition(".")[2] != "blocks":
+        if isinstance(value, str):
+            return value
+        msg = f"{name} must be text, got {value!r}"
+        raise ValueError(msg)
     if isinstance(default, bool):
         words = {"true": True, "false": False}
         found = words.get(value.lower()) if isinstance(value, str) else value

@@ -8,6 +8,7 @@ frozen one. Merged layers are plain ones with the four-bit weights' values. In t
 update is plain LoRA.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.peft.linear import wide
+from samtune.peft.linear import check_scale, wide
 from samtune.peft.lora import LoRALinear
 from samtune.peft.places import check_targets
 from samtune.peft.protocol import Method, Site, replace_module
@@ -65,7 +66,11 @@ def full_weight(layer: nn.Linear) -> Tensor:
     """The weight that a four-bit layer computes with, ``out x in``."""
     weight: Any = layer.weight
     functional: Any = import_module("bitsandbytes.functional")
-    found: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
+    data, state = weight.data, weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):  # packed anew by inference on some CPUs
+        unpack = functional._convert_weight_packed_for_cpu_inverse
+        data, state = unpack(data.clone(), copy.deepcopy(state))
+    found: Tensor = functional.dequantize_4bit(data, state)
     return found
 
 
@@ -159,6 +164,7 @@ class QLoRA(Method):
     about = "low-rank update of four-bit weights (CUDA only)"
     source = "arXiv:2305.14314"
     identity = "no"
+    moves_parameters = True
 
     rank: int = field(default=8, metadata={"help": "rank r"})
     alpha: float | None = field(default=None, metadata={"help": "scale times r; none: scale 1"})
@@ -171,6 +177,7 @@ class QLoRA(Method):
         if self.rank < 1:
             msg = f"rank must be at least 1, got {self.rank}"
             raise ValueError(msg)
+        check_scale("alpha", self.alpha)
         if self.quant_type not in QUANT_TYPES:
             msg = f"quant_type must be one of {', '.join(QUANT_TYPES)}, got '{self.quant_type}'"
             raise ValueError(msg)

@@ -57,8 +57,11 @@ def build_method(config: Mapping[str, Any]) -> Method:
     Raises:
         ValueError: unknown method or hyper-parameter; lists what there is.
     """
+    if not isinstance(config, Mapping):
+        msg = f"a PEFT method is given as {{name: ..., hyper-parameters}}, got {config!r}"
+        raise ValueError(msg)
     name = config.get("name")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         msg = f"unknown PEFT method '{name}', expected one of: {', '.join(METHODS)}"
         raise ValueError(msg)
     method = METHODS[name]
@@ -77,4 +80,7 @@ def build_methods(config: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     """Build the methods of a config: none, one, or a list."""
     if config is None:
         return []
+    if isinstance(config, str):
+        msg = f"PEFT methods are given as {{name: ..., hyper-parameters}}, got '{config}'"
+        raise ValueError(msg)
     return [build_method(c) for c in ([config] if isinstance(config, Mapping) else config)]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.conv import adapt_convs, check_convs
-from samtune.peft.linear import AdaptedLinear, wide
+from samtune.peft.linear import AdaptedLinear, check_scale, wide
 from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.protocol import Site
 from samtune.peft.spectral import SpectralBasis
@@ -137,7 +137,7 @@ class SALT(WholeLayers):
     Attributes:
         top: k, the number of singular values that are changed; m - 1 in narrower layers.
         rank: r of the residual; m - k where that is less.
-        alpha: scale of the residual times r; ``None``: scale 1.
+        alpha: scale of the residual times r (as asked for, not as cut); ``None``: scale 1.
         pair: train scale and shift of each top value (the paper), or one change of it.
         reference: the released code's form, see the module's docstring.
         convs: convolutions of the encoder too: ``neck``, ``mbconv``.
@@ -158,6 +158,10 @@ class SALT(WholeLayers):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "convs", check_convs(self.convs))
+        check_scale("alpha", self.alpha)
+        if self.reference and not self.pair:
+            msg = "reference has scale and shift of each value: not with pair: false"
+            raise ValueError(msg)
         if self.reference:
             object.__setattr__(self, "identity", "no")
 

@@ -9,11 +9,12 @@ S-SAM clips S + d at zero; with ``relu`` we do too. At step 0, d = 0.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, wide
@@ -41,7 +42,8 @@ class SpectralBasis(nn.Module):
         svd = thin_svd(weight)
         self.top = len(svd.s) if top is None else top
         for name in ("u", "s", "vh", "anchor"):
-            self.register_buffer(name, getattr(svd, name), persistent=False)
+            # a state dict holds what tells whose vectors these are, not the vectors
+            self.register_buffer(name, getattr(svd, name), persistent=name in ("s", "anchor"))
         self.u = self.u.T.contiguous().T
         like = svd.s[: self.top]
         if pair:
@@ -70,7 +72,9 @@ class SpectralBasis(nn.Module):
         Raises:
             ValueError: the decomposition here is another one.
         """
-        if not torch.allclose(values.to(self.s), self.s, rtol=1e-4, atol=1e-5 * float(self.s[0])):
+        coarse = 4 * max(torch.finfo(t.dtype).eps for t in (values, self.s))
+        rtol, atol = max(1e-4, coarse), max(1e-5, coarse / 10) * float(self.s[0])
+        if not torch.allclose(values.to(self.s), self.s, rtol=rtol, atol=atol):
             msg = f"the singular values of '{path}' are not those that the adapter was trained on"
             raise ValueError(msg)
 
@@ -86,6 +90,38 @@ class SpectralBasis(nn.Module):
         self.u.mul_(sign)
         self.vh.mul_(sign[:, None])
         self.anchor.copy_(anchor)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the trained values; turn the vectors to the signs there, or refuse another base."""
+        own = self.s.clone(), self.anchor.clone()
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        loaded = self.s, self.anchor
+        self.s, self.anchor = own
+        if own[0].is_meta or loaded[0].is_meta:
+            return
+        try:
+            self.check(loaded[0], prefix.removesuffix("."))
+        except ValueError as error:
+            error_msgs.append(f"{error}: load the base weights before adapting")
+            return
+        self.turn(loaded[1])
 
 
 class _Rebuilt(torch.autograd.Function):
@@ -105,6 +141,7 @@ class _Rebuilt(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: "torch.autograd.function.FunctionCtx", grad: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, Tensor | None]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.peft.linear import AdaptedLinear, wide
+from samtune.peft.linear import AdaptedLinear, check_scale, wide
 from samtune.peft.protocol import Site, replace_module
 from samtune.peft.whole_layers import WholeLayers
 
@@ -120,6 +120,7 @@ class VeRA(WholeLayers):
         if self.rank < 1:
             msg = f"rank must be at least 1, got {self.rank}"
             raise ValueError(msg)
+        check_scale("initial", self.initial)
 
     def project(self, layers: list[nn.Linear]) -> VeRAProjection:
         """Matrices for all of ``layers``."""

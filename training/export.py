@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from samtune.atomic import whole_file
@@ -75,7 +75,12 @@ def load_class_head(network: SamSegmenter, path: str | Path) -> None:
     Raises:
         ValueError: not such a file, or for another number of classes.
     """
-    with safe_open(path, framework="pt") as file:
+    try:
+        opened = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        msg = f"class head '{path}' can't be read as safetensors: {error}"
+        raise ValueError(msg) from error
+    with opened as file:
         if _HEADER not in (file.metadata() or {}):
             msg = f"'{path}' is not a class head written by samtune"
             raise ValueError(msg)

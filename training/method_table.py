@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from samtune.networks import build_sam
-from samtune.peft.adapt import adapt
+from samtune.peft.adapt import adapt, trained_state
 from samtune.peft.blocks import BlockSpec
+from samtune.peft.places import find_places
 from samtune.peft.protocol import Method
 from samtune.peft.registry import METHODS
 
@@ -58,6 +59,8 @@ def method_table(
     if decoder not in ("frozen", "full", "same"):
         msg = f"decoder must be one of frozen, full, same, got '{decoder}'"
         raise ValueError(msg)
+    with torch.device("meta"):
+        find_places(build_sam(backbone, "random")).choose(blocks, decoder=False)
     return [_row(backbone, method(blocks=blocks), decoder) for method in METHODS.values()]
 
 
@@ -83,5 +86,9 @@ def _row(backbone: str, method: Method, decoder: str) -> MethodRow:
         trainable=trainable,
         percent=100 * trainable / total,
         components={name: trained for name, (trained, _) in summary.components.items()},
-        file_bytes=4 * trainable,
+        file_bytes=sum(
+            t.numel() * t.element_size()
+            for name, t in trained_state(sam).items()
+            if name.startswith("image_encoder.")
+        ),
     )

@@ -56,3 +56,16 @@ def test_text_has_a_line_a_method(capsys):
 def test_unknown_backbone(capsys):
     assert main(["methods", "--backbone", "vit_x"]) == 1
     assert "unknown architecture 'vit_x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blocks", ["last:99", "foo"])
+def test_blocks_that_do_not_exist(capsys, blocks):
+    assert main(["methods", "--blocks", blocks]) == 1
+    assert "expected 'all', 'last:N'" in capsys.readouterr().err
+
+
+def test_percent_and_file_are_the_encoder_s(rows):
+    row = rows("--decoder", "full")["salt"]
+    assert row["percent"] == pytest.approx(100 * 546_816 / VIT_B)
+    # trained values, and of each layer 768 singular values with their signs' rows
+    assert row["file_bytes"] == 4 * (546_816 + 48 * 2 * 768)

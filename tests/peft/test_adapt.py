@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 from monai.losses import DiceCELoss
+from torch import nn
 
 from samtune.networks import SamSegmenter, build_sam
 from samtune.peft.adapt import adapt, merge_adapters, method_configs, summarise, trained_state
@@ -312,3 +313,18 @@ def test_trained_state_and_configs(make_segmenter):
     assert summarise(net, summary.adapted) == summary
     assert method_configs(method, "frozen") == {"method": method.config(), "decoder": "frozen"}
     assert method_configs(None, "full") == {"method": None, "decoder": "full"}
+
+
+def test_a_model_without_a_decoder(make_segmenter):
+    net = nn.ModuleDict({"image_encoder": make_segmenter().image_encoder})
+    for decoder in ("full", "lora"):
+        with pytest.raises(ValueError, match=r"no mask_decoder: decoder must be 'frozen'"):
+            adapt(net, LoRA(rank=2), decoder=decoder)
+        assert all(p.requires_grad for p in net.parameters())
+    assert adapt(net, LoRA(rank=2), decoder="frozen").trainable > 0
+
+
+@pytest.mark.parametrize("method", ["lora", LoRA, {"name": "lora"}], ids=str)
+def test_what_is_no_method(make_segmenter, method):
+    with pytest.raises(TypeError, match=r"must be a Method, such as LoRA\(rank=8\)"):
+        adapt(make_segmenter(), method)

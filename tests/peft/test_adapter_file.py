@@ -11,10 +11,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from segment_anything import sam_model_registry
 
 from samtune.networks import SamSegmenter, build_sam
 from samtune.peft import adapter_file, lora
-from samtune.peft.adapt import adapt, method_configs, trained_state
+from samtune.peft.adapt import (
+    adapt,
+    merge_adapters,
+    method_configs,
+    trained_state,
+    unmerge_adapters,
+)
 from samtune.peft.adapter_file import load_adapter, read_adapter, save_adapter
 from samtune.peft.lora import LoRA
 from samtune.peft.registry import build_method
@@ -316,3 +323,43 @@ def test_pissa_needs_no_svd_of_the_reader(tmp_path, monkeypatch, make_segmenter,
     assert not torch.equal(other(image), net(image))
     load_adapter(other, path, peft=peft)
     assert torch.equal(other(image), net(image))
+
+
+def test_adapter_of_a_merged_network_is_not_one_of_the_plain_one(
+    tmp_path, make_segmenter, randomise_factors
+):
+    net, peft = adapted(make_segmenter())
+    randomise_factors(net)
+    before = merge_adapters(net)
+    adapt(net, METHOD, decoder="lora")
+    save_adapter(tmp_path / "second", net, peft=peft)
+    plain, _ = adapted(make_segmenter())
+    with pytest.raises(ValueError, match=r"base_sha256 is random\+merged in the file, random here"):
+        load_adapter(plain, tmp_path / "second", peft=peft)
+    merge_adapters(net)
+    unmerge_adapters(net, before)
+    assert net.base_sha256 == "random+merged"
+
+
+def test_unmerging_brings_the_base_back(make_segmenter):
+    net, _ = adapted(make_segmenter())
+    unmerge_adapters(net, merge_adapters(net))
+    assert net.base_sha256 == "random"
+
+
+@pytest.mark.parametrize("config", [{"name": "lora", "rank": 2}, {"name": "bias"}], ids=str)
+def test_a_copy_with_its_flags_off_is_not_written(tmp_path, make_segmenter, config):
+    method = build_method(config)
+    net, peft = adapted(make_segmenter(), method, "frozen")
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match="has requires_grad off"):
+        save_adapter(tmp_path / "adapter", net, peft=peft)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unmodified_sam_has_no_adapter_file(tmp_path):
+    with torch.device("meta"):
+        sam = sam_model_registry["vit_b"]()
+    adapt(sam, METHOD, decoder="frozen")
+    with pytest.raises(ValueError, match="need a SamSegmenter; Sam has no arch"):
+        save_adapter(tmp_path / "adapter", sam, peft=method_configs(METHOD, "frozen"))

@@ -138,7 +138,9 @@ def test_a_method_twice_is_refused(make_small, tiny_method):
         adapt(make_small(), [tiny_method("lora"), tiny_method("lora", targets=["k"])])
 
 
-@pytest.mark.parametrize("names", list(combinations(METHODS, 2)), ids="+".join)
+@pytest.mark.parametrize(
+    "names", list(combinations(sorted(set(METHODS) - {"qlora"}), 2)), ids="+".join
+)
 def test_any_pair_is_refused_or_trains_all_that_it_says(tiny_method, names):
     """A parameter that is said to train, but is not in use, deceives."""
     encoder = SamViT(image_size=32, dim=24, depth=1, num_heads=3, global_blocks=(0,))

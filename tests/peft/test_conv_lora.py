@@ -84,3 +84,9 @@ def test_decoder_gets_plain_lora(make_small):
 def test_rank_must_be_positive(rank):
     with pytest.raises(ValueError, match=f"at least 1, got {rank}"):
         ConvLoRA(rank=rank)
+
+
+def test_scale_is_alpha_over_rank(make_small):
+    net = make_small("sam_vit")
+    summary = adapt(net, ConvLoRA(rank=2, alpha=6.0, blocks="last:1"), decoder="frozen")
+    assert net.get_submodule(summary.adapted[0]).scale == 3

@@ -291,6 +291,16 @@ def test_dropout_of_fact_acts_on_the_update(adapt_one):
     close(layer.eval()(x), layer.merge()(x))
 
 
+def test_dropout_of_fact_acts_between_the_factors(adapt_one):
+    """With rank 1 there is one number to drop: all of the update, or none."""
+    _, layer, plain = adapt_one("sam_vit", FacT(rank=1, dropout=0.5))[0]
+    x = torch.randn(1, 24, dtype=DOUBLE)
+    update = 2 * (layer.merge()(x) - plain(x))
+    found = (layer.train()(x.expand(50, 24)) - plain(x)) @ update[0] / update.square().sum()
+    assert torch.minimum(found.abs(), (found - 1).abs()).max() < 1e-9
+    assert 0 < found.mean() < 1
+
+
 # SSF: gamma layer(x) + beta
 
 

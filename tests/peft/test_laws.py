@@ -237,6 +237,9 @@ def test_names_and_modes_are_kept(make_small, tiny_method, name):
     assert names <= set(net.state_dict())
     assert all(module.training for module in net.modules())
     assert not any(module.training for module in net.eval().modules())
+    net = make_small("sam_vit").eval()
+    adapt(net, tiny_method(name), decoder=name)
+    assert not any(module.training for module in net.modules())
 
 
 def test_blocks_that_are_not_chosen_stay_plain(make_small, tiny_method, name):
@@ -257,6 +260,31 @@ def test_blocks_that_are_not_chosen_stay_plain(make_small, tiny_method, name):
         assert chosen == {n for n in names(**neck) if n.startswith("image_encoder.blocks.1.")} | {
             n for n in chosen if n.endswith((".fact_u", ".fact_v"))
         }
+
+
+def test_state_dict_makes_the_same_network_or_is_refused(
+    make_small, tiny_method, randomise_adapters, kind, name
+):
+    """Also where the frozen weights here were others when the method went in."""
+    net = randomise_adapters(adapted_net(make_small, kind, tiny_method(name)))
+    image = image_batch(net)
+    with torch.no_grad():
+        expected = net(image)
+    same = adapted_net(make_small, kind, tiny_method(name))
+    same.load_state_dict(net.state_dict(), strict=True)
+    other = make_small(kind)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        assert torch.equal(same(image), expected)
+    adapt(other, tiny_method(name), decoder=name)
+    if name in ("salt", "ssam", "svf"):
+        with pytest.raises(RuntimeError, match="load the base weights before adapting"):
+            other.load_state_dict(net.state_dict())
+        return
+    other.load_state_dict(net.state_dict(), strict=True)
+    with torch.no_grad():
+        assert torch.equal(other(image), expected)
 
 
 def test_pos_embed_of_tiny_vit_is_refused(make_small, tiny_method):

@@ -119,3 +119,16 @@ def test_nothing_of_the_output_s_size_is_kept_for_the_backward():
         ours(made, True)
     assert kept
     assert not [shape for shape in kept if shape[-1] == 40 and 50 in shape]
+
+
+@pytest.mark.parametrize("with_fixed", [False, True])
+def test_one_token_without_a_leading_axis(with_fixed):
+    assert_same(tensors((5,)), with_fixed)
+
+
+def test_second_derivatives_are_refused():
+    """Not wrong in silence: what the backward keeps has no graph."""
+    made = tensors()
+    (first,) = torch.autograd.grad(ours(made, True).square().sum(), made["a"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()

@@ -165,3 +165,23 @@ def test_on_cuda(make_small):
     assert loss.isfinite()
     moved = {n for n, p in net.named_parameters() if p.grad is not None and p.grad.any()}
     assert any(name.endswith("lora_b") for name in moved)
+
+
+def test_merges_what_inference_packed_anew():
+    """On CPUs with bfloat16 units bitsandbytes repacks the weight at the first inference."""
+    layer = QLoRALinear(nn.Linear(128, 256), rank=2).eval()
+    before = layer.merge().weight
+    with torch.no_grad():
+        layer(torch.randn(1, 128))
+    # the constants of its blocks are then bfloat16
+    torch.testing.assert_close(layer.merge().weight, before, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_biases_train_beside_it_in_either_order(make_small, as_if_cuda, order):
+    methods = [build_method({"name": "bias"}), QLoRA(rank=2)]
+    net = make_small("sam_vit")
+    adapt(net, methods[::-1] if order else methods, decoder="frozen")
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert "image_encoder.blocks.0.attn.qkv.base.bias" in trained
+    assert "image_encoder.blocks.0.attn.qkv.update.lora_a" in trained
