@@ -111,7 +111,7 @@ def run_row(row: Row) -> dict[str, Any]:
     record = row.folder / "row.json"
     if record.is_file():
         done: dict[str, Any] = json.loads(record.read_text())
-        if done.pop("settings") != row.settings:
+        if done.pop("settings", None) != row.settings:
             msg = f"'{record}' is of a run with other settings: remove its folder, or change --out"
             raise RuntimeError(msg)
         return done
