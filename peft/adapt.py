@@ -234,7 +234,7 @@ def merge_adapters(model: nn.Module) -> dict[str, nn.Module]:
     for path, module in merged.items():
         replace_module(model, path, module)
     # an adapter trained on top belongs to these weights, not to the file's
-    _set_base(model, getattr(model, "base_sha256", None), merged=True)
+    _set_base(model, merged=True)
     return before
 
 
@@ -245,12 +245,13 @@ def unmerge_adapters(model: nn.Module, adapted: Mapping[str, nn.Module]) -> None
     """
     for path, module in adapted.items():
         replace_module(model, path, module)
-    _set_base(model, getattr(model, "base_sha256", None), merged=False)
+    _set_base(model, merged=False)
 
 
-def _set_base(model: nn.Module, digest: str | None, *, merged: bool) -> None:
+def _set_base(model: nn.Module, *, merged: bool) -> None:
+    digest: Any = getattr(model, "base_sha256", None)
     if digest is not None:
-        model.base_sha256 = digest + MERGED if merged else digest.removesuffix(MERGED)  # type: ignore[assignment]
+        model.base_sha256 = digest + MERGED if merged else digest.removesuffix(MERGED)
 
 
 def method_configs(method: Methods, decoder: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from samtune.peft.linear import check_scale
 from samtune.peft.lora import LoRALinear
-from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, NotMergeableError, Site, replace_module
+from samtune.peft.places import BlockPlace, check_targets
+from samtune.peft.protocol import Method, NotMergeableError, Site
 
 
 class ConvLoRALinear(LoRALinear):
@@ -112,14 +112,9 @@ class ConvLoRA(Method):
     def inject(self, site: Site) -> list[str]:
         """Adapt the targets of the chosen blocks."""
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        paths = []
-        for block in site.blocks:
+
+        def make(base: nn.Linear, groups: list[Tensor] | None, block: BlockPlace) -> nn.Module:
             layer = ConvLoRALinear if block.component == "encoder" else LoRALinear
-            for path, groups in block.targets(self.targets):
-                base = site.linear(path)
-                new = layer(
-                    base, rank=self.rank, scale=scale, groups=groups, generator=site.generator
-                )
-                replace_module(site.model, path, new)
-                paths.append(path)
-        return paths
+            return layer(base, rank=self.rank, scale=scale, groups=groups, generator=site.generator)
+
+        return site.replace(self.targets, make)

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.peft.linear import AdaptedLinear, check_rank, check_scale, wide
-from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, Site, replace_module
+from samtune.peft.places import BlockPlace, check_targets
+from samtune.peft.protocol import Method, Site
 
 
 class FacTLinear(AdaptedLinear):
@@ -108,27 +108,25 @@ class FacT(Method):
     def inject(self, site: Site) -> list[str]:
         """Adapt the attention of the chosen blocks."""
         shared: dict[tuple[int, int], tuple[nn.Parameter, nn.Parameter]] = {}
-        paths = []
-        for block in site.blocks:
-            for path, groups in block.targets(self.targets):
-                base = site.linear(path)
-                rows = [torch.arange(base.out_features)] if groups is None else groups
-                check_rank(self.rank, base, rows)
-                key = (base.in_features, len(rows[0]))
-                if key not in shared:
-                    shared[key] = self._factors(base, len(rows[0]), site.generator)
-                module = FacTLinear(
-                    base,
-                    down=shared[key][0],
-                    up=shared[key][1],
-                    groups=groups,
-                    scale=self.scale,
-                    dropout=self.dropout,
-                    generator=site.generator,
-                )
-                replace_module(site.model, path, module)
-                paths.append(path)
-        return paths
+
+        def make(base: nn.Linear, groups: list[Tensor] | None, _: BlockPlace) -> nn.Module:
+            rows = [torch.arange(base.out_features)] if groups is None else groups
+            check_rank(self.rank, base, rows)
+            key = (base.in_features, len(rows[0]))
+            if key not in shared:
+                shared[key] = self._factors(base, len(rows[0]), site.generator)
+            down, up = shared[key]
+            return FacTLinear(
+                base,
+                down=down,
+                up=up,
+                groups=groups,
+                scale=self.scale,
+                dropout=self.dropout,
+                generator=site.generator,
+            )
+
+        return site.replace(self.targets, make)
 
     def _factors(
         self, base: nn.Linear, height: int, generator: torch.Generator | None

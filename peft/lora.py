@@ -30,7 +30,7 @@ from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, check_rank, check_scale, scatter_index, wide
 from samtune.peft.low_rank import low_rank_linear
 from samtune.peft.places import check_targets
-from samtune.peft.protocol import Method, Site, replace_module
+from samtune.peft.protocol import Method, Site
 from samtune.peft.svd import thin_svd
 
 
@@ -209,12 +209,9 @@ class LoRA(Method):
 
     def inject(self, site: Site) -> list[str]:
         """Adapt the targets of the chosen blocks."""
-        paths = []
-        for block in site.blocks:
-            for path, groups in block.targets(self.targets):
-                base = site.linear(path)
-                replace_module(site.model, path, self.wrap(base, groups, site.generator))
-                paths.append(path)
+        paths = site.replace(
+            self.targets, lambda base, groups, _: self.wrap(base, groups, site.generator)
+        )
         wrap = partial(self.wrap, groups=None, generator=site.generator)
         return paths + adapt_convs(site, self.convs, wrap)
 

@@ -1,11 +1,11 @@
 """What a method is and what an adapted module is: freezing, saving and merging go by these."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samtune.peft.blocks import BlockSpec
 from samtune.peft.places import BlockPlace
@@ -62,6 +62,24 @@ class Site:
             msg = f"'{path}' was replaced by another method already: targets must be disjoint"
             raise ValueError(msg)
         return found
+
+    def replace(
+        self,
+        targets: Sequence[str],
+        make: Callable[[nn.Linear, list[Tensor] | None, BlockPlace], nn.Module],
+    ) -> list[str]:
+        """Put a module in the place of each target of the chosen blocks; returns their paths.
+
+        Args:
+            targets: see :meth:`samtune.peft.places.BlockPlace.targets`.
+            make: the module for a layer, its groups of output rows, and its block.
+        """
+        paths = []
+        for block in self.blocks:
+            for path, groups in block.targets(targets):
+                replace_module(self.model, path, make(self.linear(path), groups, block))
+                paths.append(path)
+        return paths
 
 
 @dataclass(frozen=True, kw_only=True)

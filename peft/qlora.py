@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from samtune.peft.linear import check_scale, wide
 from samtune.peft.lora import LoRALinear
-from samtune.peft.places import check_targets
+from samtune.peft.places import BlockPlace, check_targets
 from samtune.peft.protocol import Method, Site, replace_module
 
 QUANT_TYPES = ("nf4", "fp4")
@@ -192,14 +192,12 @@ class QLoRA(Method):
         if not (meta or has_cuda()):
             msg = "qlora needs a CUDA device to quantise on, and none is available"
             raise ValueError(msg)
-        paths = []
-        for block in site.blocks:
-            for path, groups in block.targets(self.targets):
-                base = site.linear(path)
-                plain = meta or block.component == "decoder"
-                new = (self._plain if plain else self._quantised)(base, groups, site.generator)
-                replace_module(site.model, path, new)
-                paths.append(path)
+
+        def make(base: nn.Linear, groups: list[Tensor] | None, block: BlockPlace) -> nn.Module:
+            plain = meta or block.component == "decoder"
+            return (self._plain if plain else self._quantised)(base, groups, site.generator)
+
+        paths = site.replace(self.targets, make)
         return paths if meta else paths + self._quantise_rest(site, set(paths))
 
     def _quantise_rest(self, site: Site, adapted: set[str]) -> list[str]:

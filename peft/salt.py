@@ -20,12 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, check_scale, wide
 from samtune.peft.low_rank import low_rank_linear
-from samtune.peft.protocol import Site
 from samtune.peft.spectral import SpectralBasis
-from samtune.peft.whole_layers import WholeLayers
+from samtune.peft.whole_layers import WholeLayersAndConvs
 
 
 class SALTLinear(AdaptedLinear):
@@ -131,7 +129,7 @@ class SALTLinear(AdaptedLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SALT(WholeLayers):
+class SALT(WholeLayersAndConvs):
     """SALT on linear layers of the chosen blocks.
 
     Attributes:
@@ -140,7 +138,6 @@ class SALT(WholeLayers):
         alpha: scale of the residual times r (as asked for, not as cut); ``None``: scale 1.
         pair: train scale and shift of each top value (the paper), or one change of it.
         reference: the released code's form, see the module's docstring.
-        convs: convolutions of the encoder too: ``neck``, ``mbconv``.
     """
 
     name = "salt"
@@ -153,11 +150,9 @@ class SALT(WholeLayers):
     alpha: float | None = field(default=None, metadata={"help": "residual's scale times r"})
     pair: bool = field(default=True, metadata={"help": "scale and shift, or one change"})
     reference: bool = field(default=False, metadata={"help": "as released, with its ReLU"})
-    convs: tuple[str, ...] = field(default=(), metadata={"help": "of neck, mbconv"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "convs", check_convs(self.convs))
         check_scale("alpha", self.alpha)
         if self.reference and not self.pair:
             msg = "reference has scale and shift of each value: not with pair: false"
@@ -176,8 +171,3 @@ class SALT(WholeLayers):
             reference=self.reference,
             generator=generator,
         )
-
-    def inject(self, site: Site) -> list[str]:
-        """Adapt the targets of the chosen blocks, and convolutions where asked."""
-        paths = super().inject(site)
-        return paths + adapt_convs(site, self.convs, lambda base: self.wrap(base, site.generator))

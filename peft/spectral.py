@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from samtune.peft.conv import adapt_convs, check_convs
 from samtune.peft.linear import AdaptedLinear, wide
-from samtune.peft.protocol import Site
 from samtune.peft.svd import thin_svd
-from samtune.peft.whole_layers import WholeLayers
+from samtune.peft.whole_layers import WholeLayersAndConvs
 
 
 class SpectralBasis(nn.Module):
@@ -205,11 +203,10 @@ def bases(model: nn.Module) -> list[tuple[str, SpectralBasis]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSAM(WholeLayers):
+class SSAM(WholeLayersAndConvs):
     """Scale and shift of all singular values of linear layers.
 
     Attributes:
-        convs: convolutions of the encoder too: ``neck``, ``mbconv``.
         relu: clip changed values at zero, as the released code does.
     """
 
@@ -219,21 +216,11 @@ class SSAM(WholeLayers):
     identity = "1e-5"
     pair: ClassVar[bool] = True
 
-    convs: tuple[str, ...] = field(default=(), metadata={"help": "of neck, mbconv"})
     relu: bool = field(default=False, metadata={"help": "clip changed values at zero"})
 
     def wrap(self, base: nn.Linear, generator: torch.Generator | None) -> SpectralLinear:
         """The module that takes the place of ``base``."""
         return SpectralLinear(base, pair=self.pair, relu=self.relu)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "convs", check_convs(self.convs))
-
-    def inject(self, site: Site) -> list[str]:
-        """Adapt the targets of the chosen blocks, and convolutions where asked."""
-        paths = super().inject(site)
-        return paths + adapt_convs(site, self.convs, lambda base: self.wrap(base, site.generator))
 
 
 @dataclass(frozen=True, kw_only=True)
