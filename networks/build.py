@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samtune.networks.checkpoints import load_strictly, read_state_dict
 from samtune.networks.sam_vit import SamViT
+from samtune.networks.tables import fit_tables, sizeless_shape
 from samtune.networks.tiny_vit import TinyViT
 from samtune.networks.weights import PACKAGED, find_weights, sha256_of
 
@@ -25,13 +26,13 @@ class Architecture:
     Attributes:
         encoder: builds the image encoder for an image size.
         native_size: side of the square input it was trained at, pixels.
-        image_sizes: sides that are supported.
+        size_multiple: the side must be a multiple of it, pixels.
         normalization: ``sam`` (ImageNet mean and deviation) or ``medsam`` (each image to [0, 1]).
     """
 
     encoder: Callable[[int], nn.Module]
     native_size: int
-    image_sizes: tuple[int, ...]
+    size_multiple: int
     normalization: Normalization
 
 
@@ -45,11 +46,11 @@ def _vit(dim: int, depth: int, num_heads: int, global_blocks: tuple[int, ...]) -
             global_blocks=global_blocks,
         )
 
-    return Architecture(encoder, 1024, (1024,), "sam")
+    return Architecture(encoder, 1024, 16, "sam")
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "lite_medsam": Architecture(lambda _: TinyViT(patch_stride=1), 256, (128, 256, 512), "medsam"),
+    "lite_medsam": Architecture(lambda _: TinyViT(patch_stride=1), 256, 4, "medsam"),
     "vit_b": _vit(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _vit(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": _vit(1280, 32, 16, (7, 15, 23, 31)),
@@ -117,6 +118,18 @@ def assemble_sam(
     )
 
 
+def check_size(arch: str, image_size: int) -> None:
+    """Raise ``ValueError`` unless ``arch`` takes images of this side."""
+    step = ARCHITECTURES[arch].size_multiple
+    if image_size < 1 or image_size % step != 0:
+        lower = max(image_size // step, 1) * step
+        msg = (
+            f"image_size {image_size} does not suit {arch}, expected a multiple of {step} pixels, "
+            f"e.g. {lower} or {lower + step}"
+        )
+        raise ValueError(msg)
+
+
 def build_sam(
     arch: str = "lite_medsam",
     checkpoint: str | Path | None = None,
@@ -144,10 +157,7 @@ def build_sam(
         raise ValueError(msg)
     architecture = ARCHITECTURES[arch]
     size = architecture.native_size if image_size is None else int(image_size)
-    if size not in architecture.image_sizes:
-        accepted = ", ".join(map(str, architecture.image_sizes))
-        msg = f"image_size {size} is not supported by {arch}, expected one of: {accepted}"
-        raise ValueError(msg)
+    check_size(arch, size)
     source = Path(checkpoint) if checkpoint is not None else None
     if checkpoint is None:
         if arch not in PACKAGED:
@@ -165,7 +175,7 @@ def build_sam(
         normalization=architecture.normalization,
     )
     if state is not None and source is not None:
-        load_strictly(sam, state, source=f"checkpoint '{source}'")
+        load_strictly(sam, fit_tables(state, sam), source=f"checkpoint '{source}'")
         sam.base_sha256 = sha256_of(source)
     return sam.eval()
 
@@ -176,7 +186,8 @@ def _recognise(state: Mapping[str, Tensor], source: str) -> str:
         with torch.device("meta"):
             own = architecture.encoder(architecture.native_size).state_dict()
         if all(
-            f"image_encoder.{k}" in state and state[f"image_encoder.{k}"].shape == v.shape
+            f"image_encoder.{k}" in state
+            and sizeless_shape(k, state[f"image_encoder.{k}"]) == sizeless_shape(k, v)
             for k, v in own.items()
         ):
             return name

@@ -2,15 +2,29 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
+from samtune.networks.attention import RelPosAttention
 from samtune.networks.sites import AttentionSite
+
+Attention = Literal["auto", "reference"]
 
 
 class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is untyped
-    """``segment_anything``'s encoder, run in two parts where asked, listing its blocks."""
+    """``segment_anything``'s encoder, run in two parts where asked, listing its blocks.
+
+    Args:
+        image_size: side of the square input, pixels; a multiple of ``patch_size``.
+        dim, depth, num_heads: width, blocks, heads.
+        global_blocks: indices of the blocks that attend to the whole grid.
+        patch_size: side of a token, pixels.
+        window: side of the other blocks' windows, tokens.
+        attention: ``auto``: the cheapest exact form, see :mod:`samtune.networks.attention`;
+            ``reference``: upstream's own code, bit for bit.
+    """
 
     def __init__(
         self,
@@ -22,7 +36,11 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         global_blocks: Sequence[int],
         patch_size: int = 16,
         window: int = 14,
+        attention: Attention = "auto",
     ) -> None:
+        if attention not in ("auto", "reference"):
+            msg = f"attention must be 'auto' or 'reference', got '{attention}'"
+            raise ValueError(msg)
         super().__init__(
             img_size=image_size,
             patch_size=patch_size,
@@ -39,6 +57,9 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         )
         self.embedding_stride = patch_size
         self.num_heads = num_heads
+        if attention == "auto":
+            for block in self.blocks:
+                block.attn = RelPosAttention(block.attn)
 
     def adapter_sites(self) -> list[AttentionSite]:
         """All blocks in forward order."""

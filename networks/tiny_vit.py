@@ -3,8 +3,8 @@
 Wu et al. 2022, arXiv:2207.10666; the SAM variant (neck, stride 1 before the last stage) is
 MobileSAM's, arXiv:2306.14289; LiteMedSAM (bowang-lab/MedSAM, branch LiteMedSAM) embeds single
 pixels instead of 4x4 patches, so a 256x256 image gives a 64x64 embedding. Features are ``b h w c``
-between the blocks. No module here holds an input size: any image whose sides are multiples of 8
-passes.
+between the blocks. No module here holds an input size: any image whose sides are multiples of
+``embedding_stride`` passes.
 
 BatchNorm always uses its stored statistics, also in training mode: with a few scans and small
 batches updated statistics would drift away from the pretrained ones.
@@ -291,7 +291,7 @@ class TinyViT(nn.Module):
         """Run everything before attention block ``block``.
 
         Args:
-            x: images, ``b 3 h w``, sides multiples of ``2 * embedding_stride``.
+            x: images, ``b 3 h w``, sides multiples of ``embedding_stride``.
             block: index in :meth:`adapter_sites`; n, their number: all but the neck; n + 1:
                 everything.
 

@@ -41,8 +41,16 @@ def tiny_vit(patch_stride=1):
     )
 
 
-def sam_vit(image_size=64):
-    return SamViT(image_size=image_size, dim=24, depth=3, num_heads=3, global_blocks=(1,), window=3)
+def sam_vit(image_size=64, attention="auto"):
+    return SamViT(
+        image_size=image_size,
+        dim=24,
+        depth=3,
+        num_heads=3,
+        global_blocks=(1,),
+        window=3,
+        attention=attention,
+    )
 
 
 @pytest.fixture(autouse=True)
