@@ -195,7 +195,8 @@ def embed_uniform(
 def _embed_points(encoder: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
     embedded = _positions(encoder, points.flatten(0, 1) + 0.5)  # pixel centre
     labels = labels.flatten(0, 1)[..., None]
-    outside, inside, *_, none = [*_point_weights(encoder), encoder.not_a_point_embed.weight]  # type: ignore[union-attr]
+    outside, inside = _point_weights(encoder)[:2]
+    none = cast(Tensor, encoder.not_a_point_embed.weight)  # type: ignore[union-attr]
     embedded = embedded * (labels != -1).to(embedded.dtype)
     for value, weight in ((-1, none), (0, outside), (1, inside)):
         embedded = embedded + (labels == value).to(embedded.dtype) * weight

@@ -1,7 +1,7 @@
 """MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
-then ``image``, ``label``, ``size_hw`` and, where asked, ``boxes`` and ``pred``.
+then ``image``, ``label``, ``size_hw`` and, where asked, the prompts and ``pred``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,8 +18,8 @@ from samtune.preprocessing.model_frame import (
     image_to_frame,
     label_to_frame,
     logits_to_slice,
+    points_to_frame,
 )
-from samtune.preprocessing.prompts import oracle_boxes
 from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
@@ -49,7 +49,7 @@ class LoadSliced(Transform):
 
 
 class ToFramed(Transform):
-    """Bring ``image``, ``label`` and ``boxes``, as far as there, into the model's frame."""
+    """Bring ``image``, ``label`` and prompts, as far as they are there, into the model's frame."""
 
     def __init__(self, image_size: int, normalization: Normalization) -> None:
         self.image_size = image_size
@@ -64,23 +64,12 @@ class ToFramed(Transform):
             item["label"] = label_to_frame(item["label"], self.image_size)
         if "boxes" in item:
             item["boxes"] = box_to_frame(item["boxes"], size, self.image_size)
-        return item
-
-
-class OracleBoxesd(Transform):
-    """Add ``boxes`` (``p 4``, pixels of the slice): the label's own tight box around each region.
-
-    Args:
-        regions: channel indices of each region.
-    """
-
-    def __init__(self, regions: Sequence[Sequence[int]]) -> None:
-        self.regions = [tuple(region) for region in regions]
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Needs ``label`` at the slice's own size."""
-        item = dict(data)
-        item["boxes"] = oracle_boxes(item["label"][0].numpy(), self.regions)
+        if "points" in item:
+            item["points"] = points_to_frame(item["points"], size, self.image_size)
+        if "targets" in item:
+            item["targets"] = torch.stack(
+                [label_to_frame(target, self.image_size) for target in item["targets"]]
+            )
         return item
 
 

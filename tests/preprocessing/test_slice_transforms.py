@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from samtune.preprocessing.prompt_transforms import PromptsFromLabeld
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_transforms import (
     LoadSliced,
-    OracleBoxesd,
     ToClassMapd,
     ToFramed,
     ToMasksd,
@@ -69,7 +69,7 @@ def test_colour_16_bit_and_unlabelled_slices(tmp_path, rng):
 def test_boxes_follow_the_label_into_the_frame(slice_file):
     path, _, _ = slice_file
     item = LoadSliced([1, 3])(item_of(path))
-    item = OracleBoxesd([[1], [2], [1, 2]])(item)
+    item = PromptsFromLabeld([[1], [2], [1, 2]], "oracle_box")(item)
     assert item["boxes"][0].isnan().all()  # value 1 is in the other slice
     assert item["boxes"][1:].tolist() == [[2, 1, 5, 3]] * 2
     item = ToFramed(32, "medsam")(item)  # 6 x 8 to 24 x 32: times 4
@@ -84,7 +84,7 @@ def test_transforms_leave_their_input_alone(slice_file):
     path, _, _ = slice_file
     start = LoadSliced([1, 3])(item_of(path))
     image = start["image"].clone()
-    ToFramed(32, "medsam")(OracleBoxesd([[1]])(start))
+    ToFramed(32, "medsam")(PromptsFromLabeld([[1]], "oracle_box")(start))
     assert "boxes" not in start
     assert torch.equal(start["image"], image)
 
