@@ -73,20 +73,58 @@ class ToFramed(Transform):
         return item
 
 
+class ToTargetd(Transform):
+    """Turn ``label`` (``1 h w`` channel indices) into the target of channels that may overlap.
+
+    Args:
+        channels: channel indices that belong to each region; ``None``: ``label`` stays as it is.
+    """
+
+    def __init__(self, channels: Sequence[Sequence[int]] | None) -> None:
+        self.channels = None if channels is None else [torch.tensor(list(c)) for c in channels]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """Replace ``label`` by ``r h w`` uint8, 1 in each region."""
+        item = dict(data)
+        if self.channels is not None and "label" in item:
+            label = item["label"][0]
+            item["label"] = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
+        return item
+
+
 class ToClassMapd(Transform):
     """Turn ``pred`` logits of the frame into a class map ``h w`` of label values, own pixels.
 
-    The logits are resized first, then the largest is taken.
+    The logits are resized first, then read.
+
+    Args:
+        class_values: label value of each foreground channel; the largest logit is taken.
+        paint: for channels that may overlap, instead: label value of each foreground channel,
+            painted in this order where its logit is above 0, later ones over earlier ones.
     """
 
-    def __init__(self, class_values: Sequence[int]) -> None:
+    def __init__(self, class_values: Sequence[int], paint: Sequence[int] | None = None) -> None:
         self.values = torch.tensor([0, *class_values])
+        self.paint = None if paint is None else tuple(paint)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``."""
+        """Replace ``pred``.
+
+        Raises:
+            ValueError: ``pred`` has another number of channels than are painted.
+        """
         item = dict(data)
-        channels = logits_to_slice(_plain(item["pred"]), _size(item)).argmax(0)
-        item["pred"] = self.values[channels.cpu()].numpy()
+        logits = logits_to_slice(_plain(item["pred"]), _size(item))
+        if self.paint is None:
+            item["pred"] = self.values[logits.argmax(0).cpu()].numpy()
+            return item
+        if len(logits) != len(self.paint) + 1:
+            msg = f"pred has {len(logits) - 1} foreground channels, to paint are {len(self.paint)}"
+            raise ValueError(msg)
+        painted = np.zeros(logits.shape[1:], self.values.numpy().dtype)
+        for value, mask in zip(self.paint, (logits[1:] > 0).cpu().numpy(), strict=True):
+            painted[mask] = value
+        item["pred"] = painted
         return item
 
 

@@ -9,6 +9,7 @@ from samtune.preprocessing.slice_transforms import (
     ToClassMapd,
     ToFramed,
     ToMasksd,
+    ToTargetd,
 )
 
 
@@ -128,3 +129,30 @@ def test_masks_are_where_logits_are_above_zero_and_may_overlap():
 def test_no_mask_of_a_missing_prompt_after_a_resize():
     logits = torch.full((1, 8, 8), -torch.inf)
     assert not ToMasksd()({"pred": logits, "size_hw": [13, 21]})["pred"].any()
+
+
+def test_target_of_regions_that_overlap():
+    label = torch.tensor([[[0, 1, 2, 3]]])
+    out = ToTargetd([[1, 2, 3], [2, 3], [3]])({"label": label})["label"]
+    assert out.dtype == torch.uint8
+    assert out.tolist() == [[[0, 1, 1, 1]], [[0, 0, 1, 1]], [[0, 0, 0, 1]]]
+    assert ToTargetd(None)({"label": label})["label"] is label
+    assert ToTargetd([[1]])({"image": label}) == {"image": label}
+
+
+def test_regions_are_painted_in_order_over_each_other():
+    logits = torch.full((4, 4, 4), -1.0)
+    logits[0] = 0.0
+    logits[1, :, 1:] = 1.0  # whole
+    logits[2, :, 2:] = 5.0  # core
+    logits[3, :, 3] = 0.1  # enhancing: above 0, though not the largest
+    item = {"pred": logits, "size_hw": np.array([4, 4])}
+    pred = ToClassMapd([1, 2, 3], paint=[2, 1, 3])(item)["pred"]
+    np.testing.assert_array_equal(pred, [[0, 2, 1, 3]] * 4)
+    assert pred.dtype == ToClassMapd([1, 2, 3])(item)["pred"].dtype
+    # an inner region outside the outer one is painted all the same
+    logits[1] = -1.0
+    pred = ToClassMapd([1, 2, 3], paint=[2, 1, 3])(item)["pred"]
+    np.testing.assert_array_equal(pred, [[0, 0, 1, 3]] * 4)
+    with pytest.raises(ValueError, match="pred has 3 foreground channels, to paint are 2"):
+        ToClassMapd([1, 2], paint=[1, 2])(item)
