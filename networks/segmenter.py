@@ -199,7 +199,9 @@ class SamSegmenter(nn.Module):
             prompts = PromptBatch(boxes, points, point_labels, masks)
             _, number = prompts.check_batch(embedding.shape[0])
         sparse, dense = embed_uniform(self.prompt_encoder, prompts, embedding.shape[0])
-        logits = self._decode_single(embedding.repeat_interleave(number, 0), sparse, dense)
+        # expand, not repeat_interleave: that has no ONNX form for a number of prompts left open
+        repeated = embedding[:, None].expand(-1, number, -1, -1, -1).flatten(0, 1)
+        logits = self._decode_single(repeated, sparse, dense)
         return logits.view(embedding.shape[0], number, *logits.shape[-2:])
 
     def _segment_classes(self, embedding: Tensor) -> Tensor:

@@ -253,6 +253,37 @@ def exported(module, example):
     return torch.export.export(module, example).module()
 
 
+@torch.no_grad()
+def test_uniform_decoder_runs_in_onnxruntime_for_any_number_of_prompts(net, raw, tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    embedding = net.encode(raw / 100)
+    images, prompts, points = (torch.export.Dim(n, min=1, max=9) for n in ("b", "p", "n"))
+    dynamic = ({0: images}, {0: images, 1: prompts}, *[{0: images, 1: prompts, 2: points}] * 2)
+    boxes = torch.rand(2, 3, 4) * SIZE
+    example = (embedding, boxes, torch.rand(2, 3, 2, 2) * SIZE, torch.ones(2, 3, 2).long())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own code
+        program = torch.onnx.export(
+            _Decoder(net).eval(), example, dynamo=True, dynamic_shapes=dynamic, verbose=False
+        )
+        program.save(tmp_path / "decoder.onnx")
+    session = ort.InferenceSession(tmp_path / "decoder.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    for number, length in ((3, 2), (1, 5)):
+        labels = (torch.arange(2 * number * length) % 3 - 1).view(2, number, length)
+        given = (
+            embedding,
+            (torch.rand(2, number, 2, 2) * SIZE).sort(dim=2).values.flatten(2),
+            torch.rand(2, number, length, 2) * SIZE,
+            labels,
+        )
+        found = session.run(None, dict(zip(names, (t.numpy() for t in given), strict=True)))[0]
+        expected = net.decode_uniform(*given)
+        assert found.shape == (2, number, SIZE, SIZE)
+        assert (torch.from_numpy(found) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("export", [traced, exported])
 @torch.no_grad()
 def test_uniform_decoder_is_exported_for_any_values_of_the_prompts(net, raw, export):
