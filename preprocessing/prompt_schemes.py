@@ -101,8 +101,9 @@ class PromptScheme:
         return self.box == "tight" or self.length > 0
 
 
-# The references' schemes, by their names. A prompt here is one box and one list of points; where a
-# reference gives several boxes to one mask, each box is a prompt of its own here.
+# The references' schemes, by their names. Differs from them: boxes end one past the last pixel, and
+# an empty mask gives no prompt, where they give a box or points at (0, 0) or leave the slice out. A
+# prompt here is one box and one list of points: of several boxes each is a prompt of its own.
 PRESETS: dict[str, PromptScheme] = {
     "no_prompt": PromptScheme(),
     "full_box": PromptScheme(box="full"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.transforms import RandAffined
 
 from samtune.preprocessing.prompt_schemes import PromptScheme
 from samtune.preprocessing.prompt_transforms import PromptsFromLabeld, collate_prompts
@@ -91,3 +92,21 @@ def test_batches_are_padded_to_the_most_prompts_and_points(item):
 def test_the_item_is_left_alone(item):
     PromptsFromLabeld([[1]], "sam_lora", targets=True)(item)
     assert set(item) == {"case", "index", "image", "label", "size_hw"}
+
+
+def test_prompts_follow_a_random_transform_of_the_frame(item):
+    affine = RandAffined(
+        keys=["image", "label"],
+        prob=1.0,
+        translate_range=[(8, 8), (0, 0)],
+        mode=["bilinear", "nearest"],
+        padding_mode="zeros",
+    )
+    affine.set_random_state(seed=1)
+    framed = affine(ToFramed(96, "medsam")(item))
+    rows, cols = np.nonzero(np.asarray(framed["label"][0]))
+    assert rows.min() != 24  # moved
+    out = PromptsFromLabeld([[1]], "oracle_box", targets=True)(framed)
+    found = [cols.min(), rows.min(), cols.max() + 1, min(rows.max() + 1, 48)]
+    assert out["boxes"].tolist() == [found]
+    assert type(out["boxes"]) is torch.Tensor
