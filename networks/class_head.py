@@ -102,6 +102,9 @@ def join_class_head(
 ) -> JoinReport:
     """Copy token, hypernetwork and bias of every class that another head has under the same name.
 
+    The tokens attend to each other in the decoder: beside other classes than before, a class's
+    logits are near the trained ones, not equal.
+
     Args:
         head: changed in place.
         names: its classes, in channel order.

@@ -1,4 +1,4 @@
-"""Untouched SAM, prompted from the reference label or not at all: a fine-tuned model's competitor."""
+"""Untouched SAM, prompted from the reference label or not at all: what fine-tuning has to beat."""
 
 from pathlib import Path
 from typing import Any
