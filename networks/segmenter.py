@@ -163,7 +163,7 @@ class SamSegmenter(nn.Module):
             where ``segment_anything`` makes a token of it; :meth:`forward_uniform` does as it does.
         """
         embedding = self.encode(image, from_block)
-        if boxes is None and points is None and masks is None:
+        if all(given is None for given in (boxes, points, point_labels, masks)):
             return self._segment_classes(embedding)
         return self._segment_prompts(embedding, PromptBatch(boxes, points, point_labels, masks))
 

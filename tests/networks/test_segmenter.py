@@ -345,6 +345,8 @@ def test_points_and_labels_go_together(make_segmenter, name):
     given = prompts(net, ["boxes", name])
     with pytest.raises(ValueError, match="points and point_labels go together"):
         net(image_batch(net), **given)
+    with pytest.raises(ValueError, match="points and point_labels go together"):
+        net(image_batch(net), **{name: given[name]})  # not taken for a call without prompts
 
 
 def test_at_least_one_class(make_segmenter):
