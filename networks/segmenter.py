@@ -1,33 +1,20 @@
 """SAM as one network: automatic multi-class and prompted segmentation by the same weights."""
 
-import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samtune.networks.build import Sam
+from samtune.networks.class_head import ClassHead
+from samtune.networks.prompting import INVALID_LOGIT, PromptBatch, embed_uniform, group_prompts
+
+Activation = Literal["softmax", "sigmoid"]
 
 # Logit of a foreground class where the image says nothing: a probability of 5 % against background.
 PRIOR_LOGIT = -3.0
-
-
-class ClassHead(nn.Module):
-    """One output token, hypernetwork and bias a foreground class.
-
-    Token and hypernetwork start from SAM's single-mask pair, the bias at 0.
-    LiteMedSAM trained mask token 0 alone; tokens 1 to 3 are no starting point there.
-    """
-
-    def __init__(self, mask_decoder: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        token = cast(Tensor, mask_decoder.mask_tokens.weight)[:1].detach()  # type: ignore[union-attr]
-        hypernetwork: nn.Module = mask_decoder.get_submodule("output_hypernetworks_mlps.0")
-        self.tokens = nn.Parameter(token.repeat(num_classes, 1))
-        self.hypernetworks = nn.ModuleList(copy.deepcopy(hypernetwork) for _ in range(num_classes))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
 
 
 class SamSegmenter(nn.Module):
@@ -41,18 +28,43 @@ class SamSegmenter(nn.Module):
     Args:
         sam: from :func:`samtune.networks.build_sam`; its parts are used, not copied.
         num_classes: foreground classes, >= 1.
+        class_names: their names in channel order, where known; no name twice.
+        activation: what the class logits are made for. ``softmax``: one class a pixel, channel 0
+            among them. ``sigmoid``: each foreground channel by itself, they may overlap. The
+            forward is the same; the loss and the reading of the logits differ.
+        text: embeddings of the class names, see :class:`~samtune.networks.class_head.ClassHead`.
+
+    Raises:
+        ValueError: no class, names that don't fit, or an unknown activation.
     """
 
-    def __init__(self, sam: Sam, num_classes: int) -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        num_classes: int,
+        *,
+        class_names: Sequence[str] | None = None,
+        activation: Activation = "softmax",
+        text: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if num_classes < 1:
             msg = f"num_classes must be at least 1 (foreground classes), got {num_classes}"
             raise ValueError(msg)
+        names = None if class_names is None else [str(name) for name in class_names]
+        if names is not None and (len(names) != num_classes or len(set(names)) != len(names)):
+            msg = f"class_names must be {num_classes} different names, got {names}"
+            raise ValueError(msg)
+        if activation not in get_args(Activation):
+            msg = f"activation must be 'softmax' or 'sigmoid', got '{activation}'"
+            raise ValueError(msg)
         self.image_encoder = sam.image_encoder
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
-        self.class_head = ClassHead(sam.mask_decoder, num_classes)
+        self.class_head = ClassHead(sam.mask_decoder, num_classes, text=text)
         self.num_classes = num_classes
+        self.class_names = names
+        self.activation: Activation = activation
         self.arch = sam.arch
         self.image_size = sam.image_size
         self.normalization = sam.normalization
@@ -136,72 +148,100 @@ class SamSegmenter(nn.Module):
         Args:
             image: ``(B, 1|3, S, S)`` float, S = ``image_size``, normalised and padded as the
                 backbone wants it; with ``from_block`` the features of :meth:`prefix` instead.
-            boxes: ``(B, P, 4)`` XYXY in pixels of the padded input; a row of NaN is no prompt.
+            boxes: ``(B, P, 4)`` XYXY in pixels of the padded input; a row with NaN is no box.
             points: ``(B, P, N, 2)`` (x, y) in the same frame.
             point_labels: ``(B, P, N)``: 1 inside, 0 outside, -1 padding.
-            masks: ``(B, P, 4h, 4w)`` coarse mask logits on four times the embedding's grid.
+            masks: ``(B, P, 4h, 4w)`` coarse mask logits on four times the embedding's grid; one
+                with NaN is none.
             from_block: see :meth:`prefix`.
 
         Returns:
             Without prompts: logits ``(B, C, S, S)``. With prompts: logits ``(B, P, S, S)`` (mask =
-            logits > 0) and ``valid (B, P)``, false where a prompt was padding.
+            logits > 0) and ``valid (B, P)``, false where a prompt held neither box, point nor
+            mask; its logits are :data:`~samtune.networks.prompting.INVALID_LOGIT`. Padding changes
+            no result: each prompt gives what it gives alone. So a point labelled -1 is left out,
+            where ``segment_anything`` makes a token of it; :meth:`forward_uniform` does as it does.
         """
         embedding = self.encode(image, from_block)
-        if boxes is None and points is None and masks is None:
+        if all(given is None for given in (boxes, points, point_labels, masks)):
             return self._segment_classes(embedding)
-        return self._segment_prompts(embedding, boxes, points, point_labels, masks)
+        return self._segment_prompts(embedding, PromptBatch(boxes, points, point_labels, masks))
+
+    def forward_uniform(
+        self,
+        image: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Prompted segmentation for export: no step depends on the prompts' values.
+
+        Arguments as in :meth:`forward`, but every prompt holds all that is given and there is no
+        padding: a point labelled -1 is a token, as in ``segment_anything``, and NaN gives NaN.
+
+        Returns:
+            Logits ``(B, P, S, S)``. Without any prompt SAM's own mask of the image, P = 1.
+        """
+        return self.decode_uniform(self.encode(image), boxes, points, point_labels, masks)
+
+    def decode_uniform(
+        self,
+        embedding: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """The half of :meth:`forward_uniform` that starts at the embedding of :meth:`encode`."""
+        prompts, number = None, 1
+        if any(given is not None for given in (boxes, points, point_labels, masks)):
+            prompts = PromptBatch(boxes, points, point_labels, masks)
+            _, number = prompts.check_batch(embedding.shape[0])
+        sparse, dense = embed_uniform(self.prompt_encoder, prompts, embedding.shape[0])
+        # expand, not repeat_interleave: that has no ONNX form for a number of prompts left open
+        repeated = embedding[:, None].expand(-1, number, -1, -1, -1).flatten(0, 1)
+        logits = self._decode_single(repeated, sparse, dense)
+        return logits.view(embedding.shape[0], number, *logits.shape[-2:])
 
     def _segment_classes(self, embedding: Tensor) -> Tensor:
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
         batch = embedding.shape[0]
         sparse = sparse.expand(batch, -1, -1)
         head = self.class_head
-        foreground = self._decode(embedding, sparse, dense, head.tokens, list(head.hypernetworks))
+        tokens = head.class_tokens()
+        foreground = self._decode(embedding, sparse, dense, tokens, list(head.hypernetworks))
         foreground = foreground + head.bias[:, None, None]
         return F.pad(foreground, (0, 0, 0, 0, 1, 0))  # channel 0: background, zero
 
-    def _segment_prompts(
-        self,
-        embedding: Tensor,
-        boxes: Tensor | None,
-        points: Tensor | None,
-        point_labels: Tensor | None,
-        masks: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        given = [t for t in (boxes, points, masks) if t is not None]
-        batch, num_prompts = given[0].shape[:2]
-        if any(t.shape[:2] != (batch, num_prompts) for t in given) or batch != embedding.shape[0]:
-            shapes = ", ".join(str(tuple(t.shape)) for t in given)
-            msg = (
-                "prompts must share (batch, prompts) and the image's batch "
-                f"{embedding.shape[0]}, got {shapes}"
+    def _segment_prompts(self, embedding: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+        batch, number = prompts.check_batch(embedding.shape[0])
+        groups, valid = group_prompts(prompts)
+        logits = embedding.new_full(
+            (batch * number, self.image_size, self.image_size), INVALID_LOGIT
+        )
+        if not groups:  # a loss over padding alone still has a gradient, of zero
+            logits = logits + 0 * embedding.sum()
+        for group in groups:
+            sparse, dense = self.prompt_encoder(
+                points=group.points, boxes=group.boxes, masks=group.masks
             )
-            raise ValueError(msg)
-        if (points is None) != (point_labels is None):
-            msg = "points and point_labels go together, got one of them"
-            raise ValueError(msg)
-        valid = torch.zeros(batch, num_prompts, dtype=torch.bool, device=embedding.device)
-        flat_boxes = flat_points = flat_masks = None
-        if boxes is not None:
-            box_valid = ~boxes.isnan().any(-1)
-            valid |= box_valid
-            flat_boxes = boxes.nan_to_num().flatten(0, 1)
-        if points is not None and point_labels is not None:
-            valid |= (point_labels >= 0).any(-1)
-            flat_points = (points.flatten(0, 1), point_labels.flatten(0, 1))
-        if masks is not None:
-            valid |= True
-            flat_masks = masks.flatten(0, 1)[:, None]
-        sparse, dense = self.prompt_encoder(points=flat_points, boxes=flat_boxes, masks=flat_masks)
+            images = group.rows.div(number, rounding_mode="floor")
+            found = self._decode_single(embedding[images], sparse, dense)
+            logits = logits.to(found.dtype).index_copy(0, group.rows, found)
+        return logits.view(batch, number, *logits.shape[-2:]), valid
+
+    def _decode_single(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
+        """SAM's single mask ``b h w`` of each prompt."""
         decoder = self.mask_decoder
         logits = self._decode(
-            embedding.repeat_interleave(num_prompts, 0),
+            embedding,
             sparse,
             dense,
             decoder.mask_tokens.weight,  # type: ignore[union-attr,arg-type]
             list(decoder.output_hypernetworks_mlps)[:1],  # type: ignore[arg-type]
         )
-        return logits.view(batch, num_prompts, *logits.shape[-2:]), valid
+        return logits[:, 0]
 
     def _decode(
         self,

@@ -196,6 +196,10 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
         if hasattr(module, "adapter_buffer_names"):
             for name in module.adapter_buffer_names():
                 state[f"{path}.{name}"] = module.get_buffer(name)
+    for path, part in model.named_modules():
+        if hasattr(part, "trained_buffer_names"):
+            names: tuple[str, ...] = part.trained_buffer_names()
+            state |= {f"{path}.{name}": part.get_buffer(name) for name in names}
     return state
 
 

@@ -2,8 +2,8 @@
 
 The header's key ``samtune`` holds JSON: ``format_version``; ``peft`` (method, hyper-parameters,
 decoder policy); ``base`` (architecture, image size, number of classes, sha256 of the base
-checkpoint, ...); ``extra`` (anything else the writer adds, e.g. class names); ``versions`` of the
-libraries.
+checkpoint, class names, activation, ...); ``extra`` (anything else the writer adds, e.g. the
+epoch); ``versions`` of the libraries.
 """
 
 import json
@@ -23,7 +23,10 @@ from samtune.peft.protocol import adapted_modules
 from samtune.peft.registry import build_methods
 
 FORMAT_VERSION = 1
+HEAD_PREFIX = "class_head."
 _HEADER = "samtune"
+# entries of ``base`` that older files lack, with what they meant by that
+BASE_DEFAULTS: dict[str, Any] = {"class_names": None, "activation": "softmax"}
 _LIBRARIES = ("torch", "monai", "safetensors", "segment-anything")
 
 
@@ -133,18 +136,42 @@ def load_adapter(
     """
     if not isinstance(adapter, AdapterFile):
         adapter = read_adapter(adapter)
-    differences = _differences("", adapter.base, base_config(model))
+    load_trained_state(model, fitting_tensors(adapter, model, peft=peft))
+
+
+def fitting_tensors(
+    adapter: AdapterFile, model: nn.Module, *, peft: Mapping[str, Any], head: bool = True
+) -> dict[str, Tensor]:
+    """The tensors of ``adapter``, after checking that ``model`` is the network they are of.
+
+    Args:
+        peft: how ``model`` was adapted.
+        head: ``False``: the class head and its classes may differ, and its tensors are left out.
+
+    Raises:
+        ValueError: says what differs.
+    """
+    found, expected = {**BASE_DEFAULTS, **adapter.base}, base_config(model)
+    named = found["class_names"] is not None and expected["class_names"] is not None
+    for key in ("num_classes", "class_names", "activation"):
+        if not head or (key == "class_names" and not named):
+            found.pop(key, None)
+            expected.pop(key, None)
+    differences = _differences("", found, expected)
     differences += _differences("peft.", completed(adapter.peft), completed(peft))
     if differences:
         msg = f"adapter '{adapter.path}' is for another network: {'; '.join(differences)}"
         raise ValueError(msg)
-    own = trained_state(model)
-    missing = sorted(set(own) - set(adapter.tensors))
-    unexpected = sorted(set(adapter.tensors) - set(own))
+    own, tensors = trained_state(model), adapter.tensors
+    if not head:
+        own = {name: t for name, t in own.items() if not name.startswith(HEAD_PREFIX)}
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(HEAD_PREFIX)}
+    missing = sorted(set(own) - set(tensors))
+    unexpected = sorted(set(tensors) - set(own))
     shapes = [
-        f"{n} is {tuple(adapter.tensors[n].shape)}, expected {tuple(own[n].shape)}"
-        for n in sorted(set(own) & set(adapter.tensors))
-        if own[n].shape != adapter.tensors[n].shape
+        f"{n} is {tuple(tensors[n].shape)}, expected {tuple(own[n].shape)}"
+        for n in sorted(set(own) & set(tensors))
+        if own[n].shape != tensors[n].shape
     ]
     if missing or unexpected or shapes:
         msg = (
@@ -152,7 +179,7 @@ def load_adapter(
             f"{unexpected[:4]}, shapes {shapes[:4]}"
         )
         raise ValueError(msg)
-    load_trained_state(model, adapter.tensors)
+    return dict(tensors)
 
 
 def completed(peft: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +201,8 @@ def base_config(model: nn.Module) -> dict[str, Any]:
             "trained_state(model) yourself"
         )
         raise ValueError(msg)
-    return {key: getattr(model, key) for key in keys}
+    base = {key: getattr(model, key) for key in keys}
+    return base | {key: getattr(model, key, value) for key, value in BASE_DEFAULTS.items()}
 
 
 def _differences(prefix: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,17 @@ def box_to_frame(box_xyxy: Tensor, size_hw: SizeHW, image_size: int) -> Tensor:
     return box_xyxy * scale.repeat(2)
 
 
+def points_to_frame(points_xy: Tensor, size_hw: SizeHW, image_size: int) -> Tensor:
+    """Pixel indices ``... 2`` (x, y) of a slice to those of the frame: centres go to centres.
+
+    SAM adds half a pixel to a point. Scaling the index alone, as ``segment_anything`` does, would
+    put it into a neighbour when the slice is made smaller.
+    """
+    height, width = content_size(size_hw, image_size)
+    scale = points_xy.new_tensor([width / size_hw[1], height / size_hw[0]])
+    return (points_xy + 0.5) * scale - 0.5
+
+
 def logits_to_slice(logits: Tensor, size_hw: SizeHW) -> Tensor:
     """Logits ``c s s`` of the frame to the slice's own pixels ``c h w``: crop, bilinear resize."""
     height, width = content_size(size_hw, logits.shape[-1])

@@ -1,7 +1,7 @@
 """MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
-then ``image``, ``label``, ``size_hw`` and, where asked, ``boxes`` and ``pred``.
+then ``image``, ``label``, ``size_hw`` and, where asked, the prompts and ``pred``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,8 +18,8 @@ from samtune.preprocessing.model_frame import (
     image_to_frame,
     label_to_frame,
     logits_to_slice,
+    points_to_frame,
 )
-from samtune.preprocessing.prompts import oracle_boxes
 from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
@@ -49,7 +49,7 @@ class LoadSliced(Transform):
 
 
 class ToFramed(Transform):
-    """Bring ``image``, ``label`` and ``boxes``, as far as there, into the model's frame."""
+    """Bring ``image``, ``label`` and prompts, as far as they are there, into the model's frame."""
 
     def __init__(self, image_size: int, normalization: Normalization) -> None:
         self.image_size = image_size
@@ -64,40 +64,67 @@ class ToFramed(Transform):
             item["label"] = label_to_frame(item["label"], self.image_size)
         if "boxes" in item:
             item["boxes"] = box_to_frame(item["boxes"], size, self.image_size)
+        if "points" in item:
+            item["points"] = points_to_frame(item["points"], size, self.image_size)
+        if "targets" in item:
+            item["targets"] = torch.stack(
+                [label_to_frame(target, self.image_size) for target in item["targets"]]
+            )
         return item
 
 
-class OracleBoxesd(Transform):
-    """Add ``boxes`` (``p 4``, pixels of the slice): the label's own tight box around each region.
+class ToTargetd(Transform):
+    """Turn ``label`` (``1 h w`` channel indices) into the target of channels that may overlap.
 
     Args:
-        regions: channel indices of each region.
+        channels: channel indices that belong to each region; ``None``: ``label`` stays as it is.
     """
 
-    def __init__(self, regions: Sequence[Sequence[int]]) -> None:
-        self.regions = [tuple(region) for region in regions]
+    def __init__(self, channels: Sequence[Sequence[int]] | None) -> None:
+        self.channels = None if channels is None else [torch.tensor(list(c)) for c in channels]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Needs ``label`` at the slice's own size."""
+        """Replace ``label`` by ``r h w`` uint8, 1 in each region."""
         item = dict(data)
-        item["boxes"] = oracle_boxes(item["label"][0].numpy(), self.regions)
+        if self.channels is not None and "label" in item:
+            label = item["label"][0]
+            item["label"] = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
         return item
 
 
 class ToClassMapd(Transform):
     """Turn ``pred`` logits of the frame into a class map ``h w`` of label values, own pixels.
 
-    The logits are resized first, then the largest is taken.
+    The logits are resized first, then read.
+
+    Args:
+        class_values: label value of each foreground channel; the largest logit is taken.
+        paint: for channels that may overlap, instead: label value of each foreground channel,
+            painted in this order where its logit is above 0, later ones over earlier ones.
     """
 
-    def __init__(self, class_values: Sequence[int]) -> None:
+    def __init__(self, class_values: Sequence[int], paint: Sequence[int] | None = None) -> None:
         self.values = torch.tensor([0, *class_values])
+        self.paint = None if paint is None else tuple(paint)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``."""
+        """Replace ``pred``.
+
+        Raises:
+            ValueError: ``pred`` has another number of channels than are painted.
+        """
         item = dict(data)
-        channels = logits_to_slice(_plain(item["pred"]), _size(item)).argmax(0)
-        item["pred"] = self.values[channels.cpu()].numpy()
+        logits = logits_to_slice(_plain(item["pred"]), _size(item))
+        if self.paint is None:
+            item["pred"] = self.values[logits.argmax(0).cpu()].numpy()
+            return item
+        if len(logits) != len(self.paint) + 1:
+            msg = f"pred has {len(logits) - 1} foreground channels, to paint are {len(self.paint)}"
+            raise ValueError(msg)
+        painted = np.zeros(logits.shape[1:], self.values.numpy().dtype)
+        for value, mask in zip(self.paint, (logits[1:] > 0).cpu().numpy(), strict=True):
+            painted[mask] = value
+        item["pred"] = painted
         return item
 
 

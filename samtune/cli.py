@@ -46,6 +46,11 @@ VERBS = {
         "find pretrained weights and check their hash; merge a run into a plain checkpoint",
         "samtune weights path lite_medsam",
     ),
+    "text": Verb(
+        "samtune.commands.text",
+        "embed class names with a CLIP text encoder on this machine, for the class head",
+        "samtune text liver spleen --clip clip-vit-base-patch32 --out names.safetensors",
+    ),
     "methods": Verb(
         "samtune.commands.methods",
         "list the PEFT methods with what each of them trains",

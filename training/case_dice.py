@@ -14,7 +14,7 @@ from samtune.training.task import Task
 
 
 class CaseDice(Metric):
-    """Mean over classes of the mean Dice over cases.
+    """Mean over classes, or over regions that are channels, of the mean Dice over cases.
 
     A class that is in neither mask of a case is left out there.
 
@@ -31,15 +31,15 @@ class CaseDice(Metric):
 
     @property
     def class_names(self) -> list[str]:
-        """Class names in channel order."""
-        return list(self._stream.task.classes.values())
+        """Names in channel order."""
+        return self._stream.task.channel_names
 
     @property
     def per_class(self) -> dict[str, float]:
         """Class name to mean Dice over the cases; NaN if the class is in none of them."""
         return {
             name: _nan_mean([scores[name] for scores in self._stream.cases.values()])
-            for name in self._stream.task.classes.values()
+            for name in self.class_names
         }
 
     @property
@@ -82,8 +82,8 @@ class _Scores(CaseStream):
         label = self._references[case]
         pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
         self.cases[case] = {
-            name: dice_score(pred == value, label == value)
-            for value, name in self.task.classes.items()
+            name: dice_score(np.isin(pred, values), np.isin(label, values))
+            for name, values in self.task.channel_labels.items()
         }
 
 

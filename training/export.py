@@ -60,8 +60,14 @@ def export_merged(
             raise FileExistsError(msg)
     merge_adapters(network)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    tensors = {n.removeprefix(_PREFIX): t for n, t in state.items() if n.startswith(_PREFIX)}
-    header = {"task": task, "arch": network.arch, "image_size": network.image_size}
+    tensors = {n: t.contiguous() for n, t in network.class_head.plain_state().items()}
+    header = {
+        "task": task,
+        "arch": network.arch,
+        "image_size": network.image_size,
+        "class_names": network.class_names,
+        "activation": network.activation,
+    }
     with whole_file(head) as partial:
         save_file(tensors, partial, {_HEADER: json.dumps(header, sort_keys=True)})
     with whole_file(out) as partial:
@@ -88,5 +94,8 @@ def load_class_head(network: SamSegmenter, path: str | Path) -> None:
     found, expected = len(tensors.get("tokens", ())), network.num_classes
     if found != expected:
         msg = f"class head '{path}' has {found} classes, the network {expected}"
+        raise ValueError(msg)
+    if network.class_head.text_projection is not None:
+        msg = f"class head '{path}' is one without text: build the network without text embeddings"
         raise ValueError(msg)
     network.class_head.load_state_dict(tensors)

@@ -1,15 +1,29 @@
 """The network of a run: a SAM, its class head, and the PEFT method put into it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
+from samtune.networks.class_head import JoinReport
+from samtune.networks.segmenter import Activation
+from samtune.networks.text_embeddings import load_text_embeddings
 from samtune.peft.adapt import AdaptSummary, adapt, method_configs
-from samtune.peft.adapter_file import AdapterFile, load_adapter, read_adapter
+from samtune.peft.adapter_file import (
+    BASE_DEFAULTS,
+    HEAD_PREFIX,
+    AdapterFile,
+    load_adapter,
+    read_adapter,
+)
 from samtune.peft.registry import build_methods
+from samtune.training.warm_start import warm_start
+
+logger = logging.getLogger(__name__)
 
 # a quarter of the cost of LiteMedSAM's native 256, enough for small structures cut out large
 DEFAULT_IMAGE_SIZE = {"lite_medsam": 128}
@@ -21,10 +35,12 @@ class AdaptedSegmenter(SamSegmenter):
     Attributes:
         peft: method and decoder policy, as they stand in adapter files.
         summary: parameter counts.
+        joined: which classes came from another adapter, if training starts from one.
     """
 
     peft: dict[str, Any]
     summary: AdaptSummary
+    joined: JoinReport | None = None
 
 
 def build_network(
@@ -37,6 +53,10 @@ def build_network(
     decoder: str = "full",
     seed: int = 0,
     adapter: str | Path | AdapterFile | None = None,
+    class_names: Sequence[str] | None = None,
+    activation: str = "softmax",
+    text_embeddings: str | Path | Tensor | None = None,
+    init_adapter: str | Path | None = None,
 ) -> AdaptedSegmenter:
     """Build, adapt, and where asked load a trained adapter.
 
@@ -48,7 +68,23 @@ def build_network(
         decoder: ``frozen``, ``full``, or a method's name: that method in the decoder too.
         seed: of the initial factors.
         adapter: file of a trained adapter of exactly this network.
+        class_names: of the foreground classes, in channel order.
+        activation: ``softmax``, or ``sigmoid`` for channels that may overlap.
+        text_embeddings: file of ``samtune text`` that has every class name, or the rows themselves.
+        init_adapter: file of a trained adapter to start from: same base and method, any classes;
+            the class head is joined by class name, see
+            :func:`samtune.training.warm_start.warm_start`.
+
+    Raises:
+        ValueError: an argument is wrong, or a file doesn't fit.
+        FileNotFoundError: a file isn't there.
     """
+    text = text_embeddings
+    if isinstance(text, (str, Path)):
+        if class_names is None:
+            msg = f"text embeddings '{text}' need class_names"
+            raise ValueError(msg)
+        text = load_text_embeddings(text).rows(class_names)
     size = None
     if image_size == "auto":
         name = "lite_medsam" if arch == "auto" and checkpoint is None else arch
@@ -59,11 +95,20 @@ def build_network(
     preferred = DEFAULT_IMAGE_SIZE.get(sam.arch, sam.image_size)
     if image_size == "auto" and sam.image_size != preferred:  # recognised from the checkpoint
         sam = build_sam(sam.arch, checkpoint, preferred)
-    network = AdaptedSegmenter(sam, num_classes)
+    network = AdaptedSegmenter(
+        sam,
+        num_classes,
+        class_names=class_names,
+        activation=cast(Activation, activation),  # checked there
+        text=text,
+    )
     methods = build_methods(peft)
     generator = torch.Generator().manual_seed(seed)
     network.summary = adapt(network, methods, decoder=decoder, generator=generator)
     network.peft = method_configs(methods, decoder)
+    if init_adapter is not None and adapter is None:
+        network.joined = warm_start(network, init_adapter, peft=network.peft)
+        logger.info("classes from '%s': %s", init_adapter, network.joined)
     if adapter is not None:
         load_adapter(network, adapter, peft=network.peft)
     return network
@@ -95,6 +140,7 @@ def network_from_adapter(
             f"{', '.join(ARCHITECTURES)}"
         )
         raise ValueError(msg)
+    base = {**BASE_DEFAULTS, **adapter.base}
     network = build_network(
         arch=adapter.base["arch"],
         checkpoint=checkpoint,
@@ -103,5 +149,8 @@ def network_from_adapter(
         peft=adapter.peft["method"],
         decoder=adapter.peft["decoder"],
         adapter=adapter,
+        class_names=base["class_names"],
+        activation=base["activation"],
+        text_embeddings=adapter.tensors.get(f"{HEAD_PREFIX}text_embeddings"),
     )
     return network.eval(), adapter

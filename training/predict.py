@@ -61,7 +61,7 @@ def predict(
         val_data_loader=DataLoader(dataset, batch_size=batch_size),
         prepare_batch=PrepareSlices(),
         network=network,
-        postprocessing=ToClassMapd(trained.task.class_values),
+        postprocessing=ToClassMapd(trained.task.class_values, trained.task.paint),
         val_handlers=[Progress("predicting", progress), writer],
     )
     evaluator.run()

@@ -17,7 +17,7 @@ from typing import Any
 from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import sha256_of
-from samtune.peft.adapter_file import base_config, completed
+from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
 from samtune.training.task import Task
@@ -27,6 +27,8 @@ RUN_FILE = "run.json"
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
 # compared by its weights, wherever it lies
 MAY_DIFFER = ("checkpoint", "device", "epochs", "num_workers")
+# settings that older runs lack, with what they did
+LATER_SETTINGS = {"activation": "softmax"}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ class RunFolder:
         file = self.path / RUN_FILE
         if file.is_file():
             before = _read(file)
-            was, now = _flat(before["settings"]), _flat(self.settings)
+            was = LATER_SETTINGS | _flat(before["settings"])
+            now = LATER_SETTINGS | _flat(self.settings)
             different = [
                 f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
                 for key in sorted(set(was) | set(now))
@@ -79,9 +82,9 @@ class RunFolder:
             ]
             task = self.task.to_dict()
             different += [
-                f"{key} were {before['task'].get(key)}, now {task[key]}"
-                for key in task
-                if before["task"].get(key) != task[key]
+                f"{key} were {before['task'].get(key)}, now {task.get(key)}"
+                for key in {**task, **before["task"]}
+                if before["task"].get(key) != task.get(key)
             ]
             weights = before["network"].get("base_sha256")
             if weights != self.network.base_sha256:
@@ -171,8 +174,8 @@ class TrainedRun:
         file = self.path / f"adapter_{which}.safetensors"
         network, adapter = network_from_adapter(file, checkpoint=checkpoint)
         recorded = dict(self.record["network"])
-        found = {**adapter.base, **_flat({"peft": completed(adapter.peft)})}
-        expected = {**recorded, **_flat({"peft": completed(recorded.pop("peft"))})}
+        found = {**BASE_DEFAULTS, **adapter.base, **_flat({"peft": completed(adapter.peft)})}
+        expected = {**BASE_DEFAULTS, **recorded, **_flat({"peft": completed(recorded.pop("peft"))})}
         expected.pop("peft", None)
         different = [
             f"{key} is {found.get(key)} in the adapter, {expected.get(key)} in {RUN_FILE}"

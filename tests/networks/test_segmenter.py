@@ -38,21 +38,28 @@ def prompts(net, names):
 
 
 def upstream(net, embedding, boxes=None, points=None, point_labels=None, masks=None):
-    """The upstream calls for one image: embedding (1, 256, h, w), prompts without a batch axis."""
-    sparse, dense = net.prompt_encoder(
-        points=None if points is None else (points, point_labels),
-        boxes=boxes,
-        masks=None if masks is None else masks[:, None],
-    )
-    low_res, _ = net.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=net.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=False,
-    )
-    size = (net.image_size, net.image_size)
-    return F.interpolate(low_res, size, mode="bilinear", align_corners=False)[:, 0]
+    """The upstream calls for one image, prompt by prompt: embedding (1, 256, h, w), no batch axis.
+
+    A prompt's padding points are taken away: alone, it would have none.
+    """
+    out = []
+    for p in range(len(next(t for t in (boxes, points, masks) if t is not None))):
+        real = None if points is None else point_labels[p] >= 0
+        sparse, dense = net.prompt_encoder(
+            points=None if points is None else (points[p][real][None], point_labels[p][real][None]),
+            boxes=None if boxes is None else boxes[p : p + 1],
+            masks=None if masks is None else masks[p][None, None],
+        )
+        low_res, _ = net.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=net.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        size = (net.image_size, net.image_size)
+        out.append(F.interpolate(low_res, size, mode="bilinear", align_corners=False)[0])
+    return torch.cat(out)
 
 
 @kinds
@@ -338,6 +345,8 @@ def test_points_and_labels_go_together(make_segmenter, name):
     given = prompts(net, ["boxes", name])
     with pytest.raises(ValueError, match="points and point_labels go together"):
         net(image_batch(net), **given)
+    with pytest.raises(ValueError, match="points and point_labels go together"):
+        net(image_batch(net), **{name: given[name]})  # not taken for a call without prompts
 
 
 def test_at_least_one_class(make_segmenter):

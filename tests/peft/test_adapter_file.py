@@ -117,6 +117,8 @@ def test_file_holds_the_trained_tensors_alone(saved):
         "normalization": "medsam",
         "num_classes": 2,
         "base_sha256": "random",
+        "class_names": None,
+        "activation": "softmax",
     }
     assert path.stat().st_size < 4 * sum(t.numel() for t in trained.values()) + 16_384
 

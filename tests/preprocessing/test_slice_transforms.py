@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+from samtune.preprocessing.prompt_transforms import PromptsFromLabeld
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_transforms import (
     LoadSliced,
-    OracleBoxesd,
     ToClassMapd,
     ToFramed,
     ToMasksd,
+    ToTargetd,
 )
 
 
@@ -69,7 +70,7 @@ def test_colour_16_bit_and_unlabelled_slices(tmp_path, rng):
 def test_boxes_follow_the_label_into_the_frame(slice_file):
     path, _, _ = slice_file
     item = LoadSliced([1, 3])(item_of(path))
-    item = OracleBoxesd([[1], [2], [1, 2]])(item)
+    item = PromptsFromLabeld([[1], [2], [1, 2]], "oracle_box")(item)
     assert item["boxes"][0].isnan().all()  # value 1 is in the other slice
     assert item["boxes"][1:].tolist() == [[2, 1, 5, 3]] * 2
     item = ToFramed(32, "medsam")(item)  # 6 x 8 to 24 x 32: times 4
@@ -84,7 +85,7 @@ def test_transforms_leave_their_input_alone(slice_file):
     path, _, _ = slice_file
     start = LoadSliced([1, 3])(item_of(path))
     image = start["image"].clone()
-    ToFramed(32, "medsam")(OracleBoxesd([[1]])(start))
+    ToFramed(32, "medsam")(PromptsFromLabeld([[1]], "oracle_box")(start))
     assert "boxes" not in start
     assert torch.equal(start["image"], image)
 
@@ -128,3 +129,30 @@ def test_masks_are_where_logits_are_above_zero_and_may_overlap():
 def test_no_mask_of_a_missing_prompt_after_a_resize():
     logits = torch.full((1, 8, 8), -torch.inf)
     assert not ToMasksd()({"pred": logits, "size_hw": [13, 21]})["pred"].any()
+
+
+def test_target_of_regions_that_overlap():
+    label = torch.tensor([[[0, 1, 2, 3]]])
+    out = ToTargetd([[1, 2, 3], [2, 3], [3]])({"label": label})["label"]
+    assert out.dtype == torch.uint8
+    assert out.tolist() == [[[0, 1, 1, 1]], [[0, 0, 1, 1]], [[0, 0, 0, 1]]]
+    assert ToTargetd(None)({"label": label})["label"] is label
+    assert ToTargetd([[1]])({"image": label}) == {"image": label}
+
+
+def test_regions_are_painted_in_order_over_each_other():
+    logits = torch.full((4, 4, 4), -1.0)
+    logits[0] = 0.0
+    logits[1, :, 1:] = 1.0  # whole
+    logits[2, :, 2:] = 5.0  # core
+    logits[3, :, 3] = 0.1  # enhancing: above 0, though not the largest
+    item = {"pred": logits, "size_hw": np.array([4, 4])}
+    pred = ToClassMapd([1, 2, 3], paint=[2, 1, 3])(item)["pred"]
+    np.testing.assert_array_equal(pred, [[0, 2, 1, 3]] * 4)
+    assert pred.dtype == ToClassMapd([1, 2, 3])(item)["pred"].dtype
+    # an inner region outside the outer one is painted all the same
+    logits[1] = -1.0
+    pred = ToClassMapd([1, 2, 3], paint=[2, 1, 3])(item)["pred"]
+    np.testing.assert_array_equal(pred, [[0, 0, 1, 3]] * 4)
+    with pytest.raises(ValueError, match="pred has 3 foreground channels, to paint are 2"):
+        ToClassMapd([1, 2], paint=[1, 2])(item)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from samtune.networks import SamSegmenter, build_sam
-from samtune.training.oracle import ORACLE_PROTOCOL, PromptedSegmenter
+from samtune.training.oracle import PromptedSegmenter, needs_label, zero_shot_protocol
 
 
 @pytest.fixture(scope="module")
@@ -36,5 +36,54 @@ def test_it_is_the_untouched_network(packaged_weights):
 
 
 def test_protocol_marks_the_prompt_as_an_oracle():
-    assert ORACLE_PROTOCOL["prompt"] == "oracle_box"
-    assert ORACLE_PROTOCOL["fine_tuned"] is False
+    protocol = zero_shot_protocol("oracle_box")
+    assert protocol["prompt"] == "oracle_box"
+    assert protocol["prompt_source"].startswith("the reference label")
+    assert protocol["fine_tuned"] is False
+
+
+def test_only_boxes_and_points_of_the_label_need_it():
+    names = ("oracle_box", "centre_point", "full_box", "no_prompt")
+    assert [needs_label(name) for name in names] == [True, True, False, False]
+    for name in names:
+        assert zero_shot_protocol(name)["prompt_source"].startswith("none") is not needs_label(name)
+
+
+def test_unknown_protocol_names_the_known():
+    with pytest.raises(ValueError, match=r"protocol 'box', expected one of: oracle_box, .*no_prom"):
+        PromptedSegmenter(checkpoint="random", image_size=128, protocol="box")
+
+
+@torch.no_grad()
+def test_without_a_prompt_every_region_gets_sams_own_mask(generator):
+    torch.manual_seed(0)
+    prompted = PromptedSegmenter(checkpoint="random", image_size=128, protocol="no_prompt").eval()
+    image = torch.rand(1, 1, 128, 128, generator=generator)
+    logits = prompted(image, torch.full((1, 3, 4), torch.nan))
+    assert logits.shape == (1, 3, 128, 128)
+    net = prompted.segmenter
+    sparse, dense = net.prompt_encoder(points=None, boxes=None, masks=None)
+    low_res, _ = net.mask_decoder(
+        image_embeddings=net.encode(image),
+        image_pe=net.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=False,
+    )
+    expected = torch.nn.functional.interpolate(low_res, (128, 128), mode="bilinear")[0, 0]
+    for p in range(3):
+        torch.testing.assert_close(logits[0, p], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_points_are_prompts_too(prompted, generator):
+    image = torch.rand(1, 1, 128, 128, generator=generator)
+    given = {
+        "boxes": torch.full((1, 2, 4), torch.nan),
+        "points": torch.tensor([[[[40.0, 50.0]], [[0.0, 0.0]]]]),
+        "point_labels": torch.tensor([[[1], [-1]]]),
+    }
+    logits = prompted(image, **given)
+    assert logits[0, 0].isfinite().all()
+    assert logits[0, 1].eq(-torch.inf).all()
+    assert torch.equal(logits[0, 0], prompted.segmenter(image, **given)[0][0, 0])

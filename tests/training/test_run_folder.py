@@ -82,6 +82,26 @@ def test_the_same_run_may_go_on_elsewhere_and_longer(make_folder):
     make_folder(device="cuda:1", epochs=9, num_workers=3).start()
 
 
+def test_a_run_from_before_activations_goes_on_as_softmax(make_folder, after_an_epoch):
+    make_folder().start()  # its settings say nothing of it
+    after_an_epoch()
+    later = {"text_embeddings": None, "init_adapter": None}
+    make_folder(activation="softmax", **later).start()
+    with pytest.raises(FileExistsError, match="activation was 'softmax', now 'sigmoid'"):
+        make_folder(activation="sigmoid", **later).start()
+
+
+def test_other_channels_are_another_run(make_folder, after_an_epoch):
+    regions = {"all": [1, 3], "back": [3]}
+    task = make_task({1: "front", 3: "back"}, channels=regions, activation="sigmoid")
+    folder = make_folder(task=task)
+    folder.start()
+    assert load_run(folder.path).task == task
+    after_an_epoch()
+    with pytest.raises(FileExistsError, match="channels were "):
+        make_folder(task=make_task({1: "front", 3: "back"})).start()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
