@@ -159,7 +159,7 @@ class Hiera(nn.Module):
         last = self._stage(block - 1) if block > 0 else 0
         sides = [2 ** (last - i) for i in range(last)]
         widths = [self.dims[i] * side**2 for i, side in enumerate(sides)]
-        current, *folded = x.split([self.dims[last], *widths], dim=-1)
+        current, *folded = torch.split(x, [self.dims[last], *widths], dim=-1)
         maps = [_unfold(x, side) for x, side in zip(folded, sides, strict=True)]
         return self._neck(self._run([*maps, current], block, len(self.blocks)))
 
@@ -190,17 +190,20 @@ class Hiera(nn.Module):
 
 def split_embedding(embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The embedding ``b 256 h w``, and the maps ``b 64 2h 2w`` and ``b 32 4h 4w`` packed in it."""
-    coarse, s1, s0 = embedding.split([EMBED_DIM, S1_DIM * 4, S0_DIM * 16], dim=1)
+    coarse, s1, s0 = torch.split(embedding, [EMBED_DIM, S1_DIM * 4, S0_DIM * 16], dim=1)
     return coarse, F.pixel_shuffle(s1, 2), F.pixel_shuffle(s0, 4)
 
 
 def _fold(x: Tensor, side: int) -> Tensor:  # b (h s) (w s) c -> b h w (s s c)
-    return x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(3)
+    b, height, width, c = x.shape
+    x = x.reshape(b, height // side, side, width // side, side, c).transpose(2, 3)
+    return x.flatten(3)
 
 
 def _unfold(x: Tensor, side: int) -> Tensor:  # b h w (s s c) -> b (h s) (w s) c
-    x = x.unflatten(3, (side, side, -1)).transpose(2, 3)
-    return x.flatten(3, 4).flatten(1, 2)
+    b, h, w, _ = x.shape
+    x = x.reshape(b, h, w, side, side, -1).transpose(2, 3)
+    return x.reshape(b, h * side, w * side, -1)
 
 
 def _trunk(**settings: Any) -> Any:
@@ -211,5 +214,5 @@ def _trunk(**settings: Any) -> Any:
     except ImportError as error:
         msg = 'SAM 2 needs transformers; install it with: pip install "samtune[sam2]"'
         raise ImportError(msg) from error
-    config = Sam2HieraDetConfig(**settings, attn_implementation="sdpa")
+    config = cast(Any, Sam2HieraDetConfig)(**settings, attn_implementation="sdpa")
     return cast(Any, Sam2HieraDetModel)(config)
