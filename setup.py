@@ -56,7 +56,7 @@ EXTRAS = {
         "build",
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it
-        "transformers",  # looks for `peft` on import: must find Hugging Face's
+        "transformers>=5",  # also looks for `peft` on import: must find Hugging Face's
     ],
 }
 

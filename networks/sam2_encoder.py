@@ -30,6 +30,36 @@ S1_DIM, S0_DIM = EMBED_DIM // 4, EMBED_DIM // 8  # channels of the high-resoluti
 MULTIPLE = 32  # stride of the last stage: image sides must be multiples of it
 
 
+class PooledAttention(nn.Module):
+    """Multi-head attention whose queries may be pooled, with the layers of an untrained one.
+
+    In place of that of ``transformers``, which also computes attention between heads and drops it:
+    5 % of an image's time.
+    """
+
+    def __init__(self, qkv: nn.Linear, proj: nn.Linear, num_heads: int, pool: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = qkv, proj
+        self.num_heads, self.pool = num_heads, pool
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # b h w c -> b h/pool w/pool d
+        """Attend over the whole of each map or window."""
+        b, h, w, _ = hidden_states.shape
+        # b h w (3 heads d) -> 3 of b n heads d
+        qkv = self.qkv(hidden_states).reshape(b, h * w, 3, self.num_heads, -1)
+        q, k, v = qkv.unbind(2)
+        if self.pool > 1:
+            grid = q.reshape(b, h, w, -1).permute(0, 3, 1, 2)
+            grid = F.max_pool2d(grid, self.pool).permute(0, 2, 3, 1)
+            h, w = grid.shape[1:3]
+            q = grid.reshape(b, h * w, self.num_heads, -1)
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(b, h, w, -1))
+        return projected
+
+
 class FeaturePyramid(nn.Module):
     """One 1x1 convolution a stage, the coarsest first; stage 4 is added to stage 3."""
 
@@ -94,6 +124,10 @@ class Hiera(nn.Module):
         self.pos_embed: nn.Parameter = trunk.pos_embed
         self.pos_embed_window: nn.Parameter = trunk.pos_embed_window
         self.blocks: nn.ModuleList = trunk.blocks
+        for i, block in enumerate(trunk.blocks):
+            heads = self.heads[self._stage(i)]
+            pool = 2 if self._opens_stage(i) else 1
+            block.attn = PooledAttention(block.attn.qkv, block.attn.proj, heads, pool)
         self.neck = FeaturePyramid(self.dims)
         self.conv_s0 = nn.Conv2d(EMBED_DIM, S0_DIM, 1)
         self.conv_s1 = nn.Conv2d(EMBED_DIM, S1_DIM, 1)
@@ -103,12 +137,14 @@ class Hiera(nn.Module):
     def _stage(self, block: int) -> int:
         return sum(end < block for end in self.stage_ends)
 
+    def _opens_stage(self, block: int) -> bool:
+        return block - 1 in self.stage_ends
+
     def adapter_sites(self) -> list[AttentionSite]:
         """All blocks in forward order; ``stride`` is that of the tokens that enter a block."""
         sites = []
         for i in range(len(self.blocks)):
             stage, path = self._stage(i), f"blocks.{i}"
-            pools = stage > 0 and self._stage(i - 1) < stage
             sites.append(
                 AttentionSite(
                     index=i,
@@ -123,7 +159,7 @@ class Hiera(nn.Module):
                     lin2=f"{path}.mlp.proj_out",
                     norms=(f"{path}.layer_norm1", f"{path}.layer_norm2"),
                     mlp_norm=None,
-                    stride=PATCH_STRIDE * 2 ** (stage - pools),
+                    stride=PATCH_STRIDE * 2 ** (stage - self._opens_stage(i)),
                 )
             )
         return sites
@@ -174,7 +210,7 @@ class Hiera(nn.Module):
         """Blocks ``start`` to ``stop``; ``maps``: outputs ``b h w c`` of the stages so far."""
         for i, block in enumerate(self.blocks[start:stop], start):
             out = block(maps[-1])
-            maps = [*maps, out] if i - 1 in self.stage_ends else [*maps[:-1], out]
+            maps = [*maps, out] if self._opens_stage(i) else [*maps[:-1], out]
         return maps
 
     def _neck(self, maps: list[Tensor]) -> Tensor:  # b h w c each, to b 1024 h/4 w/4
@@ -207,12 +243,11 @@ def _unfold(x: Tensor, side: int) -> Tensor:  # b h w (s s c) -> b (h s) (w s) c
 
 
 def _trunk(**settings: Any) -> Any:
-    """The blocks, with fused attention."""
+    """``transformers``' trunk, untrained."""
     try:
         from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
         from transformers.models.sam2.modeling_sam2 import Sam2HieraDetModel
     except ImportError as error:
         msg = 'SAM 2 needs transformers; install it with: pip install "samtune[sam2]"'
         raise ImportError(msg) from error
-    config = cast(Any, Sam2HieraDetConfig)(**settings, attn_implementation="sdpa")
-    return cast(Any, Sam2HieraDetModel)(config)
+    return cast(Any, Sam2HieraDetModel)(cast(Any, Sam2HieraDetConfig)(**settings))

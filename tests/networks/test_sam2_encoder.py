@@ -50,7 +50,7 @@ def test_sites_know_width_heads_and_stride_of_what_enters_a_block(encoder):
         qkv = encoder.get_submodule(site.qkv)
         assert (qkv.in_features, qkv.out_features) == (channels, 3 * 16 * 2**stage)
         assert site.num_heads == 2 * 2**stage
-        assert site.num_heads == encoder.get_submodule(site.attn).num_attention_heads
+        assert site.num_heads == encoder.get_submodule(site.attn).num_heads
         for path in (site.proj, site.lin1, site.lin2):
             assert isinstance(encoder.get_submodule(path), nn.Linear)
         norms = [encoder.get_submodule(path) for path in site.norms]

@@ -67,7 +67,7 @@ def test_rows_of_the_fused_weight_are_what_attention_splits(make_small):
     net = make_small("hiera")
     attn = net.image_encoder.blocks[2].attn
     place = find_places(net).encoder[2].linears[0]
-    x = torch.randn(1, 8, 8, attn.dim)
+    x = torch.randn(1, 8, 8, attn.qkv.in_features)
 
     def out(role):
         weight, bias = attn.qkv.weight.detach().clone(), attn.qkv.bias.detach().clone()
