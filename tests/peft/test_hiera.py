@@ -87,6 +87,14 @@ def test_rows_of_the_fused_weight_are_what_attention_splits(make_small):
         assert not torch.allclose(uniform, constant, atol=1e-2)
 
 
+def test_s_sam_on_the_neck_adapts_its_four_convolutions(make_small, tiny_method):
+    net = make_small("hiera")
+    adapt(net, tiny_method("ssam", convs=["neck"]), decoder="frozen")
+    modules = {name.rsplit(".", 1)[0] for name in trained_names(net) if "neck" in name}
+    convs = {".".join(name.split(".")[:4]) for name in modules}
+    assert convs == {f"image_encoder.neck.convs.{i}" for i in range(4)}
+
+
 def test_mbconv_is_refused(make_small):
     with pytest.raises(ValueError, match="Hiera has no MBConv blocks, only TinyViT has"):
         adapt(make_small("hiera"), build_method({"name": "ssam", "convs": ["mbconv"]}))
