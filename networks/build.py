@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from samtune.networks.checkpoints import load_strictly, read_state_dict
+from samtune.networks.mask_decoder import SamMaskDecoder
+from samtune.networks.sam2_decoder import Sam2MaskDecoder, Sam2PromptEncoder
+from samtune.networks.sam2_encoder import MULTIPLE, Hiera
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tables import fit_tables, sizeless_shape
 from samtune.networks.tiny_vit import TinyViT
@@ -49,11 +52,40 @@ def _vit(dim: int, depth: int, num_heads: int, global_blocks: tuple[int, ...]) -
     return Architecture(encoder, 1024, 16, "sam")
 
 
+def _hiera(**settings: Any) -> Architecture:
+    def encoder(image_size: int) -> nn.Module:
+        return Hiera(image_size=image_size, **settings)
+
+    return Architecture(encoder, 1024, tuple(range(2 * MULTIPLE, 2049, MULTIPLE)), "sam")
+
+
+# of an image SAM 2.1 makes the same as SAM 2 with other weights: its new layers are for video
+_SAM2 = {
+    "tiny": _hiera(dim=96, num_heads=1, depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
+    "small": _hiera(dim=96, num_heads=1, depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
+    "base_plus": _hiera(
+        dim=112,
+        num_heads=2,
+        depths=(2, 3, 16, 3),
+        global_blocks=(12, 16, 20),
+        background_size=14,
+    ),
+    "large": _hiera(
+        dim=144,
+        num_heads=2,
+        depths=(2, 6, 36, 4),
+        global_blocks=(23, 33, 43),
+        windows=(8, 4, 16, 8),
+    ),
+}
+
 ARCHITECTURES: dict[str, Architecture] = {
     "lite_medsam": Architecture(lambda _: TinyViT(patch_stride=1), 256, 4, "medsam"),
     "vit_b": _vit(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _vit(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": _vit(1280, 32, 16, (7, 15, 23, 31)),
+    **{f"sam2_{name}": architecture for name, architecture in _SAM2.items()},
+    **{f"sam2.1_{name}": architecture for name, architecture in _SAM2.items()},
 }
 
 
@@ -91,17 +123,18 @@ class Sam(nn.Module):
 def assemble_sam(
     encoder: nn.Module, *, arch: str, image_size: int, normalization: Normalization
 ) -> Sam:
-    """An untrained SAM around ``encoder``: SAM's prompt encoder and mask decoder for its grid."""
+    """An untrained SAM around ``encoder``: prompt encoder and mask decoder for its grid."""
     stride = encoder.embedding_stride
     assert isinstance(stride, int)
     grid = (image_size // stride, image_size // stride)
-    prompt_encoder = PromptEncoder(
+    is_sam2 = isinstance(encoder, Hiera)
+    prompt_encoder = (Sam2PromptEncoder if is_sam2 else PromptEncoder)(
         embed_dim=EMBED_DIM,
         image_embedding_size=grid,
         input_image_size=(image_size, image_size),
         mask_in_chans=16,
     )
-    mask_decoder = MaskDecoder(
+    mask_decoder = (Sam2MaskDecoder if is_sam2 else SamMaskDecoder)(
         num_multimask_outputs=3,
         transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=2048, num_heads=8),
         transformer_dim=EMBED_DIM,
@@ -183,6 +216,8 @@ def build_sam(
 def _recognise(state: Mapping[str, Tensor], source: str) -> str:
     """Architecture whose encoder has the shapes of ``state``."""
     for name, architecture in ARCHITECTURES.items():
+        if name.startswith("sam2") and "image_encoder.pos_embed_window" not in state:
+            continue  # building it would ask for transformers
         with torch.device("meta"):
             own = architecture.encoder(architecture.native_size).state_dict()
         if all(

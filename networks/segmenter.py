@@ -79,17 +79,15 @@ class SamSegmenter(nn.Module):
         against the background would be saturated, and training would begin on a plateau.
         """
         grid = cast(tuple[int, int], self.prompt_encoder.image_embedding_size)
-        empty = self.class_head.tokens.new_zeros(1, self.class_head.tokens.shape[1], *grid)
+        channels = cast(int, self.mask_decoder.embedding_channels)
+        empty = self.class_head.tokens.new_zeros(1, channels, *grid)
         level = self._segment_classes(empty)[0, 1:].mean((1, 2))
         self.class_head.bias.copy_(PRIOR_LOGIT - level)
 
     def decoder_paths(self) -> list[str]:
-        """Modules and parameters of the mask decoder that the prompt-free forward uses."""
-        return [
-            "mask_decoder.transformer",
-            "mask_decoder.output_upscaling",
-            "mask_decoder.iou_token",
-        ]
+        """Modules of the mask decoder that the prompt-free forward uses."""
+        used = cast(tuple[str, ...], self.mask_decoder.used_paths)
+        return ["mask_decoder.transformer", "mask_decoder.output_upscaling", *used]
 
     def decoder_attention_paths(self) -> list[str]:
         """The decoder's attention modules (``q_proj`` and so on), in forward order."""
@@ -121,7 +119,7 @@ class SamSegmenter(nn.Module):
         return out
 
     def encode(self, image: Tensor, from_block: int | None = None) -> Tensor:
-        """Embedding ``b 256 h w`` of images ``b 1|3 H W``, or of features with ``from_block``."""
+        """Embedding ``b c h w`` of images ``b 1|3 H W``, or of features with ``from_block``."""
         if from_block is not None:
             embedding: Tensor = self.image_encoder.forward_suffix(image, from_block)  # type: ignore[operator]
             return embedding
@@ -245,7 +243,7 @@ class SamSegmenter(nn.Module):
 
     def _decode(
         self,
-        embedding: Tensor,  # b c h w
+        embedding: Tensor,  # b e h w
         sparse: Tensor,  # b n c
         dense: Tensor,  # 1|b c h w
         mask_tokens: Tensor,  # k c
@@ -254,13 +252,16 @@ class SamSegmenter(nn.Module):
         """SAM's mask decoder over a real batch, one mask for each hypernetwork."""
         decoder = self.mask_decoder
         batch, _, height, width = embedding.shape
-        own = torch.cat([decoder.iou_token.weight, mask_tokens])  # type: ignore[list-item,union-attr]
+        source, high_res = decoder.split(embedding)  # type: ignore[operator]
+        leading = decoder.leading_tokens()  # type: ignore[operator]
+        own = torch.cat([leading, mask_tokens])
         tokens = torch.cat([own.expand(batch, -1, -1), sparse.to(own.dtype)], dim=1)
         image_pe = self.prompt_encoder.get_dense_pe()  # type: ignore[operator]
-        out_tokens, keys = decoder.transformer(embedding + dense, image_pe, tokens)  # type: ignore[operator]
+        out_tokens, keys = decoder.transformer(source + dense, image_pe, tokens)  # type: ignore[operator]
         grid = keys.transpose(1, 2).reshape(batch, -1, height, width)
-        upscaled = decoder.output_upscaling(grid)  # type: ignore[operator]  # b c/8 4h 4w
-        weights = torch.stack([f(out_tokens[:, 1 + i]) for i, f in enumerate(hypernetworks)], 1)
+        upscaled = decoder.upscale(grid, high_res)  # type: ignore[operator]  # b c/8 4h 4w
+        first = len(leading)
+        weights = torch.stack([f(out_tokens[:, first + i]) for i, f in enumerate(hypernetworks)], 1)
         logits = torch.einsum("bkc,bchw->bkhw", weights, upscaled)
         size = (self.image_size, self.image_size)
         if logits.shape[-2:] != size:

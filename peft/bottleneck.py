@@ -122,8 +122,8 @@ def _beside_mlp(site: Site, block: BlockPlace, adapter: Bottleneck) -> str:
 
 
 def _width(site: Site, block: BlockPlace) -> Tensor:
-    """A tensor as wide as the block's features."""
-    norm = site.model.get_submodule(block.norms[0])
+    """A tensor as wide as the block's features, behind the attention where that widens them."""
+    norm = site.model.get_submodule(block.norms[1])
     assert isinstance(norm, nn.LayerNorm)
     return norm.weight
 

@@ -122,8 +122,8 @@ def adapt_convs(
 def _paths(model: nn.Module, name: str) -> list[str]:
     encoder = model.get_submodule("image_encoder")
     if name == "neck":
-        children = encoder.get_submodule("neck").named_children()
-        return [f"image_encoder.neck.{n}" for n, m in children if isinstance(m, nn.Conv2d)]
+        modules = encoder.get_submodule("neck").named_modules()
+        return [f"image_encoder.neck.{n}" for n, m in modules if isinstance(m, nn.Conv2d)]
     if not hasattr(encoder, "conv_sites"):
         msg = f"convs: {type(encoder).__name__} has no MBConv blocks, only TinyViT has"
         raise ValueError(msg)

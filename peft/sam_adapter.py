@@ -184,7 +184,8 @@ class SAMAdapter(Method):
             msg = "sam_adapter works on all blocks of the encoder: blocks must be 'all'"
             raise ValueError(msg)
         encoder = site.model.get_submodule("image_encoder")
-        weights = [site.model.get_parameter(f"{b.norms[0]}.weight") for b in encoder_blocks]
+        # the second norm is as wide as the block's output, the first as its input
+        weights = [site.model.get_parameter(f"{b.norms[1]}.weight") for b in encoder_blocks]
         like = weights[0]
         prompts = TaskPrompts(
             [len(w) for w in weights],

@@ -9,6 +9,7 @@ from segment_anything.modeling import TwoWayTransformer
 
 from samtune.networks import SamSegmenter
 from samtune.networks.build import assemble_sam
+from samtune.networks.sam2_encoder import Hiera
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tiny_vit import TinyViT
 from samtune.peft.protocol import adapted_modules
@@ -27,6 +28,10 @@ def tiny_vit():
 
 def sam_vit():
     return SamViT(image_size=64, dim=24, depth=3, num_heads=3, global_blocks=(1,), window=3)
+
+
+def hiera():
+    return Hiera(image_size=64, dim=16, depths=(1, 2, 1, 1), num_heads=2, global_blocks=(2,))
 
 
 # hyper-parameters that fit the tiny encoders
@@ -57,16 +62,32 @@ def tiny_method():
 EVERYWHERE = [name for name in METHODS if name != "qlora"]
 
 
+# Hiera's widths change inside a block: these have shapes of their own there. test_hiera.py has all.
+IN_HIERA = {
+    "lora",
+    "salt",
+    "ssam",
+    "fact",
+    "vera",
+    "conv_lora",
+    "adaptformer",
+    "houlsby",
+    "sam_adapter",
+    "decoder_only",
+}
+
+
 def pytest_generate_tests(metafunc):
-    """Tests with ``name`` see every method; with ``kind`` too, in both networks where it fits."""
+    """Tests with ``name`` see every method; with ``kind`` too, in all networks where it fits."""
     if "name" in metafunc.fixturenames and "kind" not in metafunc.fixturenames:
         metafunc.parametrize("name", EVERYWHERE)
     elif {"kind", "name"} <= set(metafunc.fixturenames):
         cases = [
             (kind, name)
             for name in EVERYWHERE
-            for kind in ("sam_vit", "tiny_vit")
+            for kind in ("sam_vit", "tiny_vit", "hiera")
             if (kind, name) != ("tiny_vit", "pos_embed")  # TinyViT has none
+            and (kind != "hiera" or name in IN_HIERA)
         ]
         metafunc.parametrize(("kind", "name"), cases)
 
@@ -92,8 +113,8 @@ def _own_chance():
 def segmenter(kind, num_classes, mlp_dim):
     """A segmenter, and the state of torch's generator after it was made."""
     torch.manual_seed(0)
-    encoder = {"tiny_vit": tiny_vit, "sam_vit": sam_vit}[kind]()
-    size = {"tiny_vit": 32, "sam_vit": 64}[kind]
+    encoder = {"tiny_vit": tiny_vit, "sam_vit": sam_vit, "hiera": hiera}[kind]()
+    size = {"tiny_vit": 32, "sam_vit": 64, "hiera": 64}[kind]
     sam = assemble_sam(encoder, arch=kind, image_size=size, normalization="medsam")
     if mlp_dim:
         sam.mask_decoder.transformer = TwoWayTransformer(2, 256, num_heads=8, mlp_dim=mlp_dim)
@@ -110,7 +131,7 @@ def segmenter(kind, num_classes, mlp_dim):
 
 @pytest.fixture
 def make_segmenter():
-    """``make_segmenter("tiny_vit" | "sam_vit", num_classes)``: always the same weights.
+    """``make_segmenter("tiny_vit" | "sam_vit" | "hiera", num_classes)``: always the same weights.
 
     With ``mlp_dim`` the decoder's MLPs are that narrow: half of its parameters are in them.
     """

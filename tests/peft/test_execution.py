@@ -14,8 +14,9 @@ def make_adapted(make_small, tiny_method, randomise_adapters):
 
     def make(kind, name, **changes):
         net = make_small(kind)
-        with torch.no_grad():  # LayerNorm2d, which comes next, squares: beyond 256 is float16's inf
-            net.image_encoder.neck[0].weight.div_(64)
+        if kind != "hiera":  # its neck has no LayerNorm2d, which squares: 256 is float16's end
+            with torch.no_grad():
+                net.image_encoder.neck[0].weight.div_(64)
         adapt(net, tiny_method(name, **changes), decoder=name)
         return randomise_adapters(net, 0.1)
 
