@@ -56,7 +56,7 @@ def _hiera(**settings: Any) -> Architecture:
     def encoder(image_size: int) -> nn.Module:
         return Hiera(image_size=image_size, **settings)
 
-    return Architecture(encoder, 1024, tuple(range(2 * MULTIPLE, 2049, MULTIPLE)), "sam")
+    return Architecture(encoder, 1024, MULTIPLE, "sam")
 
 
 # of an image SAM 2.1 makes the same as SAM 2 with other weights: its new layers are for video

@@ -53,7 +53,7 @@ def pair(tmp_path, make_sam2, transformers_sam2, to_meta):
 
 def prompts(names, size, count, side):
     corners = torch.rand(2, count, 2, 2).sort(dim=2).values * size
-    labels = torch.tensor([[1, 0, 1, -1], [1, -1, -1, -1], [0, 0, 1, 1]])[:count]
+    labels = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]])[:count]
     every = {
         "boxes": corners.flatten(2),
         "points": torch.rand(2, count, 4, 2) * size,
