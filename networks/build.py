@@ -1,20 +1,22 @@
 """Build a SAM by architecture name and load its published weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from samtune.networks.checkpoints import load_strictly, read_state_dict
+from samtune.networks.checkpoints import listed, load_strictly
+from samtune.networks.opening import Weights, choose_normalization, open_weights
+from samtune.networks.packaged import PACKAGED
+from samtune.networks.recognise import hint, recognise
+from samtune.networks.registry import Normalization
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tiny_vit import TinyViT
-from samtune.networks.weights import PACKAGED, find_weights, sha256_of
+from samtune.networks.weights import find_weights
 
-Normalization = Literal["sam", "medsam"]
 EMBED_DIM = 256
 
 
@@ -53,6 +55,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit_b": _vit(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": _vit(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": _vit(1280, 32, 16, (7, 15, 23, 31)),
+    # MobileSAM
+    "vit_t": Architecture(lambda _: TinyViT(patch_stride=4), 1024, (1024,), "sam"),
 }
 
 
@@ -118,27 +122,42 @@ def assemble_sam(
 
 
 def build_sam(
-    arch: str = "lite_medsam",
+    arch: str = "auto",
     checkpoint: str | Path | None = None,
     image_size: int | None = None,
+    *,
+    base: str | Path | None = None,
+    normalization: str = "auto",
+    allow_missing: Collection[str] = (),
 ) -> Sam:
     """Build a SAM in evaluation mode.
 
     Args:
-        arch: one of :data:`ARCHITECTURES`, or ``auto``: recognised from the checkpoint's shapes.
-        checkpoint: file with the published names; ``None``: the packaged weights (``lite_medsam``
-            only); ``"random"``: untrained.
+        arch: one of :data:`ARCHITECTURES`, or ``auto``: recognised from the checkpoint's names and
+            shapes, ``lite_medsam`` without one.
+        checkpoint: file in one of the known layouts (:data:`samtune.networks.layouts.LAYOUTS`), or
+            name of a published one that lies in the weights folder
+            (:func:`samtune.networks.weights.find_checkpoint`); ``None``: the packaged weights
+            (``lite_medsam`` only); ``"random"``: untrained.
         image_size: side of the square input in pixels; ``None``: the size it was trained at.
+        base: SAM from which the parts come that ``checkpoint``, an encoder, has nothing of.
+        normalization: ``sam``, ``medsam`` or ``auto``: what the checkpoint is known to have been
+            trained with, otherwise the architecture's own, with a warning.
+        allow_missing: names of tensors that the checkpoint may lack, ``*`` standing for any text;
+            they stay untrained.
 
     Raises:
         ValueError: unknown architecture or size, or a checkpoint that doesn't fit.
         FileNotFoundError: no such checkpoint, or the packaged weights aren't installed.
     """
-    state: Mapping[str, Tensor] | None = None
+    weights: Weights | None = None
     if checkpoint is not None and str(checkpoint) != "random":
-        state = read_state_dict(checkpoint)
+        weights = open_weights(checkpoint, base=base, allow_missing=allow_missing)
+    elif base is not None:
+        msg = f"base goes with a checkpoint that is an encoder, got checkpoint={checkpoint!r}"
+        raise ValueError(msg)
     if arch == "auto":
-        arch = "lite_medsam" if state is None else _recognise(state, str(checkpoint))
+        arch = "lite_medsam" if weights is None else arch_of(weights.state, weights.source)
     if arch not in ARCHITECTURES:
         msg = f"unknown architecture '{arch}', expected one of: auto, {', '.join(ARCHITECTURES)}"
         raise ValueError(msg)
@@ -148,7 +167,6 @@ def build_sam(
         accepted = ", ".join(map(str, architecture.image_sizes))
         msg = f"image_size {size} is not supported by {arch}, expected one of: {accepted}"
         raise ValueError(msg)
-    source = Path(checkpoint) if checkpoint is not None else None
     if checkpoint is None:
         if arch not in PACKAGED:
             msg = (
@@ -156,32 +174,42 @@ def build_sam(
                 "(--checkpoint FILE) with its published weights, or checkpoint='random'"
             )
             raise ValueError(msg)
-        source = find_weights(arch)
-        state = read_state_dict(source)
+        weights = open_weights(find_weights(arch))
     sam = assemble_sam(
         architecture.encoder(size),
         arch=arch,
         image_size=size,
         normalization=architecture.normalization,
     )
-    if state is not None and source is not None:
-        load_strictly(sam, state, source=f"checkpoint '{source}'")
-        sam.base_sha256 = sha256_of(source)
+    if weights is not None:
+        try:
+            load_strictly(sam, weights.state, source=weights.source, allow_missing=allow_missing)
+        except ValueError as error:
+            other = recognise(weights.state, _encoders())
+            if other in (None, arch):
+                raise
+            msg = f"{weights.source} is a {other}, not a {arch}: {error}"
+            raise ValueError(msg) from error
+        sam.base_sha256 = weights.sha256
+    sam.normalization = choose_normalization(normalization, architecture.normalization, weights)
     return sam.eval()
 
 
-def _recognise(state: Mapping[str, Tensor], source: str) -> str:
-    """Architecture whose encoder has the shapes of ``state``."""
-    for name, architecture in ARCHITECTURES.items():
-        with torch.device("meta"):
-            own = architecture.encoder(architecture.native_size).state_dict()
-        if all(
-            f"image_encoder.{k}" in state and state[f"image_encoder.{k}"].shape == v.shape
-            for k, v in own.items()
-        ):
-            return name
-    msg = (
-        f"checkpoint '{source}' has the shapes of no known architecture"
-        f" ({', '.join(ARCHITECTURES)}); its first names: {', '.join(list(state)[:3])}"
-    )
-    raise ValueError(msg)
+def arch_of(state: Mapping[str, Tensor], source: str) -> str:
+    """Architecture whose encoder has the names and shapes of ``state``.
+
+    Raises:
+        ValueError: none; says what the file looks like.
+    """
+    arch = recognise(state, _encoders())
+    if arch is None:
+        msg = (
+            f"{source} has the shapes of no known architecture ({', '.join(ARCHITECTURES)}); "
+            f"{hint(state)}its first names: {listed(list(state)[:3])}"
+        )
+        raise ValueError(msg)
+    return arch
+
+
+def _encoders() -> list[tuple[str, Callable[[], nn.Module]]]:
+    return [(name, partial(a.encoder, a.native_size)) for name, a in ARCHITECTURES.items()]

@@ -1,0 +1,56 @@
+"""Which architecture the tensors of a file are of."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from samtune.networks.layouts import ENCODER, absent_parts, part_of
+
+# what a file may be that no architecture here fits; by the start of a name
+_HINTS = {
+    "image_encoder.trunk.": "SAM 2",
+    "vision_encoder.backbone.": "Hugging Face's Sam2Model",
+    "image_encoder.blocks.": "a ViT of another width or depth",
+    "image_encoder.layers.": "a TinyViT of another width or depth",
+    "image_encoder.backbone.": "EfficientViT-SAM",
+    "state.": "a training state",
+    "visual.": "a CLIP model",
+}
+
+
+def fits_table(name: str, found: Tensor, own: Tensor) -> bool:
+    """Same shape; of position tables, which are interpolated to other sizes, the same width."""
+    if name.endswith("pos_embed") or ".rel_pos_" in name:
+        return found.ndim == own.ndim and found.shape[-1] == own.shape[-1]
+    return found.shape == own.shape
+
+
+def recognise(
+    state: Mapping[str, Tensor], encoders: Iterable[tuple[str, Callable[[], nn.Module]]]
+) -> str | None:
+    """Name of the architecture whose encoder has the names and shapes of ``state``.
+
+    Args:
+        state: under published names; an encoder may lack neck and relative positions.
+        encoders: names, and builders of the encoders at their native size; run on the meta device.
+    """
+    absent = absent_parts(state)
+    theirs = {n.removeprefix(ENCODER): t for n, t in state.items() if n.startswith(ENCODER)}
+    for arch, build in encoders:
+        with torch.device("meta"):
+            own = build().state_dict()
+        names = {name for name in own if part_of(ENCODER + name) not in absent}
+        if names <= theirs.keys() and all(
+            fits_table(name, theirs[name], own[name]) for name in names
+        ):
+            return arch
+    return None
+
+
+def hint(state: Mapping[str, Tensor]) -> str:
+    """What a file of no known architecture looks like, for errors."""
+    for start, what in _HINTS.items():
+        if any(name.startswith(start) for name in state):
+            return f"it looks like {what}; "
+    return ""
