@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
@@ -211,5 +210,5 @@ def arch_of(state: Mapping[str, Tensor], source: str) -> str:
     return arch
 
 
-def _encoders() -> list[tuple[str, Callable[[], nn.Module]]]:
-    return [(name, partial(a.encoder, a.native_size)) for name, a in ARCHITECTURES.items()]
+def _encoders() -> list[tuple[str, Callable[[int], nn.Module], int]]:
+    return [(name, a.encoder, a.native_size) for name, a in ARCHITECTURES.items()]

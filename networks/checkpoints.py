@@ -112,7 +112,7 @@ def misfits(
     allow_missing: Collection[str] = (),
     same_shape: Callable[[str, Tensor, Tensor], bool] = lambda _, a, b: a.shape == b.shape,
 ) -> list[str]:
-    """What keeps ``state`` from being loaded into a network with the tensors ``own``; one line each.
+    """What keeps ``state`` from being loaded into a network with the tensors ``own``, in lines.
 
     Args:
         allow_missing: see :func:`load_strictly`.

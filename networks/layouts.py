@@ -160,7 +160,9 @@ def part_of(name: str) -> str:
     return name.split(".")[0]
 
 
-def completed_from(state: State, base: State, *, source: str, base_source: str) -> dict[str, Tensor]:
+def completed_from(
+    state: State, base: State, *, source: str, base_source: str
+) -> dict[str, Tensor]:
     """``state`` with the parts that it lacks from ``base``, whole parts only.
 
     Positions of another grid are interpolated to the base's, bicubically.

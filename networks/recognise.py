@@ -1,6 +1,7 @@
 """Which architecture the tensors of a file are of."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +27,25 @@ def fits_table(name: str, found: Tensor, own: Tensor) -> bool:
     return found.shape == own.shape
 
 
+@cache
+def _tensors_of(encoder: Callable[[int], nn.Module], size: int) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return encoder(size).state_dict()
+
+
 def recognise(
-    state: Mapping[str, Tensor], encoders: Iterable[tuple[str, Callable[[], nn.Module]]]
+    state: Mapping[str, Tensor], encoders: Iterable[tuple[str, Callable[[int], nn.Module], int]]
 ) -> str | None:
     """Name of the architecture whose encoder has the names and shapes of ``state``.
 
     Args:
         state: under published names; an encoder may lack neck and relative positions.
-        encoders: names, and builders of the encoders at their native size; run on the meta device.
+        encoders: names, builders and native sizes; built on the meta device.
     """
     absent = absent_parts(state)
     theirs = {n.removeprefix(ENCODER): t for n, t in state.items() if n.startswith(ENCODER)}
-    for arch, build in encoders:
-        with torch.device("meta"):
-            own = build().state_dict()
+    for arch, encoder, size in encoders:
+        own = _tensors_of(encoder, size)
         names = {name for name in own if part_of(ENCODER + name) not in absent}
         if names <= theirs.keys() and all(
             fits_table(name, theirs[name], own[name]) for name in names

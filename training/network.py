@@ -37,6 +37,7 @@ def build_network(
     decoder: str = "full",
     seed: int = 0,
     adapter: str | Path | AdapterFile | None = None,
+    normalization: str = "auto",
 ) -> AdaptedSegmenter:
     """Build, adapt, and where asked load a trained adapter.
 
@@ -48,6 +49,7 @@ def build_network(
         decoder: ``frozen``, ``full``, or a method's name: that method in the decoder too.
         seed: of the initial factors.
         adapter: file of a trained adapter of exactly this network.
+        normalization: ``auto``, ``sam`` or ``medsam``; see :func:`samtune.networks.build_sam`.
     """
     size = None
     if image_size == "auto":
@@ -55,10 +57,10 @@ def build_network(
         size = DEFAULT_IMAGE_SIZE.get(name)
     elif image_size is not None:
         size = int(image_size)
-    sam = build_sam(arch, checkpoint, size)
+    sam = build_sam(arch, checkpoint, size, normalization=normalization)
     preferred = DEFAULT_IMAGE_SIZE.get(sam.arch, sam.image_size)
     if image_size == "auto" and sam.image_size != preferred:  # recognised from the checkpoint
-        sam = build_sam(sam.arch, checkpoint, preferred)
+        sam = build_sam(sam.arch, checkpoint, preferred, normalization=sam.normalization)
     network = AdaptedSegmenter(sam, num_classes)
     methods = build_methods(peft)
     generator = torch.Generator().manual_seed(seed)
@@ -103,5 +105,6 @@ def network_from_adapter(
         peft=adapter.peft["method"],
         decoder=adapter.peft["decoder"],
         adapter=adapter,
+        normalization=adapter.base["normalization"],  # what it was trained with
     )
     return network.eval(), adapter

@@ -20,7 +20,7 @@ class PromptedSegmenter(nn.Module):
     """SAM with one box a scored region, as a network of one output.
 
     Args:
-        arch, checkpoint: see :func:`samtune.networks.build_sam`.
+        arch, checkpoint, normalization: see :func:`samtune.networks.build_sam`.
         image_size: pixels; ``None``: the size it was trained at.
     """
 
@@ -29,9 +29,10 @@ class PromptedSegmenter(nn.Module):
         arch: str = "auto",
         checkpoint: str | Path | None = None,
         image_size: int | None = None,
+        normalization: str = "auto",
     ) -> None:
         super().__init__()
-        sam = build_sam(arch, checkpoint, image_size)
+        sam = build_sam(arch, checkpoint, image_size, normalization=normalization)
         self.segmenter = SamSegmenter(sam, num_classes=1)  # the class head is not used
         self.image_size = sam.image_size
         self.normalization = sam.normalization

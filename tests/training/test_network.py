@@ -53,7 +53,7 @@ def test_decoder_policies():
 def test_auto_size_is_128_for_lite_medsam_and_the_native_size_otherwise(monkeypatch):
     asked = []
 
-    def build_sam(arch, checkpoint, size):
+    def build_sam(arch, checkpoint, size, normalization):
         asked.append((arch, size))
         raise KeyboardInterrupt  # no ViT-B is built here
 

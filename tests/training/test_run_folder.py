@@ -131,6 +131,9 @@ def test_a_checkpoint_is_known_by_its_weights_not_its_path(
     make_folder, tmp_path, monkeypatch, after_an_epoch
 ):
     monkeypatch.chdir(tmp_path)
+    for place in ("weights", "elsewhere"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "base.pth").touch()
     folder = make_folder(checkpoint="weights/base.pth")
     folder.start()
     after_an_epoch()
