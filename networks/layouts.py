@@ -172,7 +172,7 @@ def completed_from(
     """
     absent = absent_parts(state)
     if not absent:
-        msg = f"{source} has all parts of a SAM: nothing to take from base {base_source}, leave it out"
+        msg = f"{source} has all parts of a SAM: nothing to take from base {base_source}"
         raise ValueError(msg)
     missing = [name for name in base if name not in state]
     odd = [name for name in missing if part_of(name) not in absent]

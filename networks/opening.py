@@ -103,7 +103,7 @@ def choose_normalization(
 
     Args:
         choice: ``sam``, ``medsam``, or ``auto``: as the weights are known to want it, otherwise
-            the architecture's ``default``, with a warning (SAM and MedSAM name their tensors alike).
+            the architecture's ``default``, with a warning: SAM's and MedSAM's files look alike.
 
     Raises:
         ValueError: another choice.
