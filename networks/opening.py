@@ -108,8 +108,10 @@ def choose_normalization(
     Raises:
         ValueError: another choice.
     """
-    if choice == "sam" or choice == "medsam":
-        return choice
+    if choice == "sam":
+        return "sam"
+    if choice == "medsam":
+        return "medsam"
     if choice != "auto":
         msg = f"normalization must be auto, sam or medsam, got '{choice}'"
         raise ValueError(msg)
