@@ -76,11 +76,19 @@ def open_weights(
 
 
 def known_normalization(path: Path, sha256: str) -> Normalization | None:
-    """Of a published file by its hash, of a file that ``convert`` wrote by its header."""
+    """Of a published file by its hash, of a file that this package wrote by its header.
+
+    ``convert`` keeps it in the file's own header, ``merge`` in that of the class head beside it.
+    """
     published = by_sha256(sha256)
     if published is not None:
         return published.normalization
-    found = header_of(path).get("normalization")
+    header = header_of(path)
+    head = path.with_name(f"{path.stem}_class_head.safetensors")
+    if not header and head.is_file():
+        beside = header_of(head)
+        header = beside if beside.get("checkpoint_sha256") == sha256 else {}
+    found = header.get("normalization")
     return found if found in ("sam", "medsam") else None
 
 

@@ -51,7 +51,7 @@ def _sam2(release: str, folder: str, size: str, num_bytes: int, sha256: str) -> 
     file = f"{release}_hiera_{size}.pt"
     url = f"{_SAM2}{folder}/{file}"
     name = f"{release}_{size}"
-    return PublicCheckpoint(name, f"sam2_{size}", file, url, num_bytes, sha256, "Apache-2.0", "sam")
+    return PublicCheckpoint(name, name, file, url, num_bytes, sha256, "Apache-2.0", "sam")
 
 
 def _hub(

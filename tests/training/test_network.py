@@ -125,6 +125,15 @@ def test_network_is_rebuilt_from_the_adapter_file_alone(adapter, generator):
         assert torch.equal(rebuilt(image), network(image))
 
 
+def test_network_is_rebuilt_with_the_adapters_normalization(packaged_weights, tmp_path):
+    """Not with what `auto` chooses for its base weights."""
+    network = build_network(num_classes=1, peft=LORA, decoder="frozen", normalization="sam")
+    assert build_network(num_classes=1).normalization == "medsam"
+    save_adapter(tmp_path / "a.safetensors", network, peft=network.peft)
+    rebuilt, file = network_from_adapter(tmp_path / "a.safetensors")
+    assert rebuilt.normalization == file.base["normalization"] == "sam"
+
+
 def test_adapter_of_another_rank_is_refused(adapter):
     path, _ = adapter
     with pytest.raises(ValueError, match=r"peft\.method\.rank is 4 in the file, 2 here"):
