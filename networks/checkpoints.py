@@ -127,6 +127,11 @@ def misfits(
         for k, v in own.items()
         if k in state and not same_shape(k, state[k], v)
     ]
+    shapes += [
+        f"{k} holds {state[k].dtype}, the model expects {v.dtype}"
+        for k, v in own.items()
+        if k in state and state[k].is_floating_point() != v.is_floating_point()
+    ]
     lines = []
     if missing:
         near = _nearest(missing, unexpected, "in the file")
@@ -135,7 +140,7 @@ def misfits(
         near = _nearest(unexpected, [k for k in own if k not in state], "in the model")
         lines.append(f"{len(unexpected)} unexpected: {listed(near)}")
     if shapes:
-        lines.append(f"{len(shapes)} of another shape: {listed(shapes)}")
+        lines.append(f"{len(shapes)} of another shape or kind: {listed(shapes)}")
     return lines
 
 

@@ -16,7 +16,7 @@ from samtune.peft.adapt import adapt
 from samtune.peft.registry import METHODS, build_method
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
-NO_POSITIONS = ("lite_medsam",)
+NO_POSITIONS = ("lite_medsam", "vit_t")
 
 
 def overlay(name):

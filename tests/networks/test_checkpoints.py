@@ -156,7 +156,11 @@ def test_load_fills_every_tensor():
         ({"head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
         (
             {"encoder.bias": torch.zeros(5)},
-            r"1 of another shape: encoder.bias is \(5,\), the model expects \(2,\)",
+            r"1 of another shape or kind: encoder.bias is \(5,\), the model expects \(2,\)",
+        ),
+        (
+            {"encoder.bias": torch.zeros(2, dtype=torch.int8)},
+            r"or kind: encoder.bias holds torch.int8, the model expects torch.float32",
         ),
         (
             {"encoder.bias": None, "encoder.biases": torch.zeros(2)},
@@ -164,7 +168,7 @@ def test_load_fills_every_tensor():
             r"1 unexpected: encoder.biases \(nearest in the model: encoder.bias\)",
         ),
     ],
-    ids=["missing", "unexpected", "shape", "renamed"],
+    ids=["missing", "unexpected", "shape", "kind", "renamed"],
 )
 def test_misfit_is_named_and_nothing_is_loaded(change, message):
     net = Net()
