@@ -55,7 +55,7 @@ def huggingface(randomised):
     config = transformers.SamConfig(
         vision_config=vision,
         prompt_encoder_config={"image_size": SIZE},
-        # the norms of upstream's decoder have torch's default; transformers' 1e-6 is a slip of 1e-5
+        # as segment_anything's norms have it; transformers' own default is 1e-6
         mask_decoder_config={"layer_norm_eps": 1e-5},
     )
     return randomised(transformers.SamModel(config))
