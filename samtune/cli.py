@@ -43,7 +43,7 @@ VERBS = {
     ),
     "weights": Verb(
         "samtune.commands.weights",
-        "find pretrained weights and check their hash; merge a run into a plain checkpoint",
+        "list, fetch, inspect and convert checkpoints; merge a run into a plain one",
         "samtune weights path lite_medsam",
     ),
     "text": Verb(

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from samtune.atomic import whole_file
 from samtune.networks import SamSegmenter
+from samtune.networks.weights import sha256_of
 from samtune.peft.adapt import merge_adapters
 from samtune.training.run_folder import load_run
 
@@ -61,17 +62,20 @@ def export_merged(
     merge_adapters(network)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     tensors = {n: t.contiguous() for n, t in network.class_head.plain_state().items()}
+    with whole_file(out) as partial:
+        torch.save({n: t for n, t in state.items() if not n.startswith(_PREFIX)}, partial)
     header = {
         "task": task,
         "arch": network.arch,
         "image_size": network.image_size,
         "class_names": network.class_names,
         "activation": network.activation,
+        # a .pth of tensors has no place for it; read by networks.opening
+        "normalization": network.normalization,
+        "checkpoint_sha256": sha256_of(out),
     }
     with whole_file(head) as partial:
         save_file(tensors, partial, {_HEADER: json.dumps(header, sort_keys=True)})
-    with whole_file(out) as partial:
-        torch.save({n: t for n, t in state.items() if not n.startswith(_PREFIX)}, partial)
     return out, head
 
 

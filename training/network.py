@@ -53,6 +53,7 @@ def build_network(
     decoder: str = "full",
     seed: int = 0,
     adapter: str | Path | AdapterFile | None = None,
+    normalization: str = "auto",
     class_names: Sequence[str] | None = None,
     activation: str = "softmax",
     text_embeddings: str | Path | Tensor | None = None,
@@ -68,6 +69,7 @@ def build_network(
         decoder: ``frozen``, ``full``, or a method's name: that method in the decoder too.
         seed: of the initial factors.
         adapter: file of a trained adapter of exactly this network.
+        normalization: ``auto``, ``sam`` or ``medsam``; see :func:`samtune.networks.build_sam`.
         class_names: of the foreground classes, in channel order.
         activation: ``softmax``, or ``sigmoid`` for channels that may overlap.
         text_embeddings: file of ``samtune text`` that has every class name, or the rows themselves.
@@ -91,10 +93,10 @@ def build_network(
         size = DEFAULT_IMAGE_SIZE.get(name)
     elif image_size is not None:
         size = int(image_size)
-    sam = build_sam(arch, checkpoint, size)
+    sam = build_sam(arch, checkpoint, size, normalization=normalization)
     preferred = DEFAULT_IMAGE_SIZE.get(sam.arch, sam.image_size)
     if image_size == "auto" and sam.image_size != preferred:  # recognised from the checkpoint
-        sam = build_sam(sam.arch, checkpoint, preferred)
+        sam = build_sam(sam.arch, checkpoint, preferred, normalization=sam.normalization)
     network = AdaptedSegmenter(
         sam,
         num_classes,
@@ -149,6 +151,7 @@ def network_from_adapter(
         peft=adapter.peft["method"],
         decoder=adapter.peft["decoder"],
         adapter=adapter,
+        normalization=adapter.base["normalization"],  # what it was trained with
         class_names=base["class_names"],
         activation=base["activation"],
         text_embeddings=adapter.tensors.get(f"{HEAD_PREFIX}text_embeddings"),

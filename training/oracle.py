@@ -44,7 +44,7 @@ class PromptedSegmenter(nn.Module):
     """SAM with one prompt a scored region, as a network of one output.
 
     Args:
-        arch, checkpoint: see :func:`samtune.networks.build_sam`.
+        arch, checkpoint, normalization: see :func:`samtune.networks.build_sam`.
         image_size: pixels; ``None``: the size it was trained at.
         protocol: see :func:`zero_shot_protocol`.
     """
@@ -55,10 +55,11 @@ class PromptedSegmenter(nn.Module):
         checkpoint: str | Path | None = None,
         image_size: int | None = None,
         protocol: str = "oracle_box",
+        normalization: str = "auto",
     ) -> None:
         super().__init__()
         zero_shot_protocol(protocol)
-        sam = build_sam(arch, checkpoint, image_size)
+        sam = build_sam(arch, checkpoint, image_size, normalization=normalization)
         self.segmenter = SamSegmenter(sam, num_classes=1)  # the class head is not used
         self.image_size = sam.image_size
         self.normalization = sam.normalization

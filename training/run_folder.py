@@ -16,7 +16,7 @@ from typing import Any
 
 from samtune import __version__
 from samtune.atomic import write_atomically
-from samtune.networks.weights import sha256_of
+from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
@@ -25,8 +25,8 @@ from samtune.training.task import Task
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
-# compared by its weights, wherever it lies
-MAY_DIFFER = ("checkpoint", "device", "epochs", "num_workers")
+# compared by its weights, wherever it lies, a normalization by what came of it
+MAY_DIFFER = ("checkpoint", "device", "epochs", "normalization", "num_workers")
 # settings that older runs lack, with what they did
 LATER_SETTINGS = {"activation": "softmax"}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
@@ -56,7 +56,9 @@ class RunFolder:
         self.settings = json.loads(json.dumps(dict(settings), default=str))
         if self.settings.get("checkpoint") not in (None, "random"):
             # found again when the run is evaluated from another folder
-            self.settings["checkpoint"] = str(Path(self.settings["checkpoint"]).resolve())
+            self.settings["checkpoint"] = str(
+                find_checkpoint(self.settings["checkpoint"]).resolve()
+            )
         self.manifest = manifest
         self.task = task
         self.network = network
@@ -91,6 +93,9 @@ class RunFolder:
                 different.append(
                     f"base weights had SHA-256 {weights}, now {self.network.base_sha256}"
                 )
+            entered = before["network"].get("normalization")
+            if entered != self.network.normalization:
+                different.append(f"normalization was {entered}, now {self.network.normalization}")
             if before["data"]["slices"] != self._slices_hash():
                 different.append("the slices are others than those it was trained on")
             # settings of a run that never got to the end of an epoch bind nobody

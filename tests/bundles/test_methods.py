@@ -9,14 +9,14 @@ import torch
 from monai.bundle import ConfigParser
 
 from samtune.networks import ARCHITECTURES, build_sam
-from samtune.networks.build import Architecture
+from samtune.networks.architectures import Architecture
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tiny_vit import TinyViT
 from samtune.peft.adapt import adapt
 from samtune.peft.registry import METHODS, build_method
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
-NO_POSITIONS = ("lite_medsam",)
+NO_POSITIONS = ("lite_medsam", "vit_t")
 
 
 def overlay(name):
@@ -68,7 +68,7 @@ def tiny_archs(monkeypatch):
     )
     sam_vit = partial(SamViT, image_size=32, dim=16, depth=2, num_heads=2, global_blocks=(1,))
     for name, encoder in (("tiny_vit", tiny_vit), ("tiny_sam", sam_vit)):
-        architecture = Architecture(lambda _, build=encoder: build(), 32, (32,), "medsam")
+        architecture = Architecture(lambda _, build=encoder: build(), 32, 16, "medsam")
         monkeypatch.setitem(ARCHITECTURES, name, architecture)
 
 

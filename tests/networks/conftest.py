@@ -70,6 +70,12 @@ def _own_chance():
 
 
 @pytest.fixture
+def randomised(generator):
+    """``randomised(module)``: :func:`randomise` with the test's generator."""
+    return lambda module: randomise(module, generator)
+
+
+@pytest.fixture
 def make_encoder(generator):
     """``make_encoder("tiny_vit" | "sam_vit" | "hiera", **options)``."""
     kinds = {"tiny_vit": tiny_vit, "sam_vit": sam_vit, "hiera": hiera}

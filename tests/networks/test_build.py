@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from samtune.networks import ARCHITECTURES, build_sam
-from samtune.networks.build import Architecture, _recognise
+from samtune.networks.architectures import Architecture
+from samtune.networks.build import arch_of
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tiny_vit import TinyViT
 
@@ -59,7 +60,9 @@ def test_random_weights_saved_and_loaded_are_the_same_network(tmp_path, suffix):
         torch.save(first.state_dict(), path)
     else:
         save_file(first.state_dict(), path)
-    second, third = (build_sam(arch, path) for arch in ("lite_medsam", "auto"))
+    second, third = (
+        build_sam(arch, path, normalization="medsam") for arch in ("lite_medsam", "auto")
+    )
     assert same_state(first, second)
     assert same_state(first, third)
     assert third.arch == "lite_medsam"
@@ -69,16 +72,16 @@ def test_random_weights_saved_and_loaded_are_the_same_network(tmp_path, suffix):
 
 
 def test_auto_recognises_a_sam_vit(vit_file):
-    sam = build_sam("auto", vit_file)
+    sam = build_sam("auto", vit_file, normalization="sam")
     assert (sam.arch, sam.image_size, sam.normalization) == ("vit_b", 64, "sam")
-    assert same_state(sam, build_sam("vit_b", vit_file))
+    assert same_state(sam, build_sam("vit_b", vit_file, normalization="sam"))
 
 
-@pytest.mark.parametrize("arch", ["lite_medsam", "vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("arch", ["lite_medsam", "vit_b", "vit_l", "vit_h", "vit_t"])
 def test_auto_tells_the_published_architectures_apart(arch):
     with torch.device("meta"):
         state = build_sam(arch, "random").state_dict()
-    assert _recognise(state, "file.pth") == arch
+    assert arch_of(state, "file.pth") == arch
 
 
 def test_auto_refuses_what_it_does_not_know(tmp_path):
@@ -106,7 +109,10 @@ def test_parts_are_in_evaluation_mode_and_image_size_sets_the_grid():
 def test_size_of_the_image_changes_no_weight(tmp_path):
     path = tmp_path / "base.pth"
     torch.save(build_sam("lite_medsam", "random").state_dict(), path)
-    assert same_state(build_sam("lite_medsam", path, 128), build_sam("lite_medsam", path, 256))
+    small, large = (
+        build_sam("lite_medsam", path, size, normalization="medsam") for size in (128, 256)
+    )
+    assert same_state(small, large)
 
 
 def test_missing_weights_of_a_vit_say_what_to_pass():
@@ -125,7 +131,7 @@ def test_file_that_does_not_exist(tmp_path):
 
 
 def test_file_of_another_architecture_names_it_and_what_differs(vit_file):
-    with pytest.raises(ValueError, match=r"sam_vit_tiny\.pth.*missing: image_encoder"):
+    with pytest.raises(ValueError, match=r"tiny\.pth.*is a vit_b, not a lite_medsam: .*missing: "):
         build_sam("lite_medsam", vit_file)
 
 

@@ -1,5 +1,6 @@
 """Reading checkpoint files: wrappers, damage, and code; loading: all of it or nothing."""
 
+import argparse
 import os
 
 import pytest
@@ -46,8 +47,25 @@ def assert_is_state(found):
         {"model": {"state_dict": STATE}},
         {f"module.{name}": tensor for name, tensor in STATE.items()},
         {"model": {f"module.{name}": tensor for name, tensor in STATE.items()}},
+        {f"sam.{name}": tensor for name, tensor in STATE.items()},
+        {"model": {f"module.sam.{name}": tensor for name, tensor in STATE.items()}},
+        {f"sam.module.{name}": tensor for name, tensor in STATE.items()},
+        {f"module._orig_mod.{name}": tensor for name, tensor in STATE.items()},
+        {"model": STATE, "args": argparse.Namespace(lr=1e-3, dist_url="env://", resume=None)},
     ],
-    ids=["plain", "model", "state_dict", "model-state_dict", "module.", "model-module."],
+    ids=[
+        "plain",
+        "model",
+        "state_dict",
+        "model-state_dict",
+        "module.",
+        "model-module.",
+        "sam.",
+        "model-module.sam.",
+        "sam.module.",
+        "module._orig_mod.",
+        "model-args",
+    ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 def test_wrappers_are_removed(tmp_path, content, suffix):
@@ -74,6 +92,14 @@ def test_file_with_code_is_refused_and_the_code_not_run(tmp_path):
         read_state_dict(path)
     assert not (tmp_path / "made").exists()
     assert "weights_only" not in str(info.value)  # torch advises to switch the check off
+
+
+def test_code_inside_the_arguments_of_a_training_script_is_refused(tmp_path):
+    path = tmp_path / "mae.pth"
+    torch.save({"model": STATE, "args": argparse.Namespace(hook=Payload(tmp_path / "made"))}, path)
+    with pytest.raises(ValueError, match=r"mae\.pth' is refused.*mkdir"):
+        read_state_dict(path)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -130,14 +156,19 @@ def test_load_fills_every_tensor():
         ({"head.weight": torch.zeros(1)}, "1 unexpected: head.weight"),
         (
             {"encoder.bias": torch.zeros(5)},
-            r"1 of another shape: encoder.bias is \(5,\), the model expects \(2,\)",
+            r"1 of another shape or kind: encoder.bias is \(5,\), the model expects \(2,\)",
+        ),
+        (
+            {"encoder.bias": torch.zeros(2, dtype=torch.int8)},
+            r"or kind: encoder.bias holds torch.int8, the model expects torch.float32",
         ),
         (
             {"encoder.bias": None, "encoder.biases": torch.zeros(2)},
-            r"missing: encoder.bias \(nearest in the file: encoder.biases\); 1 unexpected: enc",
+            r"missing: encoder.bias \(nearest in the file: encoder.biases\); "
+            r"1 unexpected: encoder.biases \(nearest in the model: encoder.bias\)",
         ),
     ],
-    ids=["missing", "unexpected", "shape", "renamed"],
+    ids=["missing", "unexpected", "shape", "kind", "renamed"],
 )
 def test_misfit_is_named_and_nothing_is_loaded(change, message):
     net = Net()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from samtune.networks.build import ARCHITECTURES, _recognise, build_sam
+from samtune.networks.architectures import ARCHITECTURES
+from samtune.networks.build import build_sam
 from samtune.networks.checkpoints import load_strictly
 from samtune.networks.sam2_convert import convert, recognise, video_only
 
@@ -94,4 +95,4 @@ def test_the_tiny_model_is_transformers_default():
 
 def test_a_file_under_our_names_is_recognised():
     state = build_meta("sam2_small").state_dict()
-    assert _recognise(state, "file") == "sam2_small"
+    assert arch_of(state, "file") == "sam2_small"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from segment_anything.modeling.image_encoder import get_rel_pos
 
 from samtune.networks import ARCHITECTURES, build_sam
-from samtune.networks.build import Architecture
+from samtune.networks.architectures import Architecture
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tables import fit_tables, is_table, resize_pos_embed, resize_rel_pos
 

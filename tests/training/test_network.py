@@ -53,7 +53,7 @@ def test_decoder_policies():
 def test_auto_size_is_128_for_lite_medsam_and_the_native_size_otherwise(monkeypatch):
     asked = []
 
-    def build_sam(arch, checkpoint, size):
+    def build_sam(arch, checkpoint, size, normalization):
         asked.append((arch, size))
         raise KeyboardInterrupt  # no ViT-B is built here
 
@@ -123,6 +123,15 @@ def test_network_is_rebuilt_from_the_adapter_file_alone(adapter, generator):
     image = torch.rand(1, 1, 128, 128, generator=generator)
     with torch.no_grad():
         assert torch.equal(rebuilt(image), network(image))
+
+
+def test_network_is_rebuilt_with_the_adapters_normalization(packaged_weights, tmp_path):
+    """Not with what `auto` chooses for its base weights."""
+    network = build_network(num_classes=1, peft=LORA, decoder="frozen", normalization="sam")
+    assert build_network(num_classes=1).normalization == "medsam"
+    save_adapter(tmp_path / "a.safetensors", network, peft=network.peft)
+    rebuilt, file = network_from_adapter(tmp_path / "a.safetensors")
+    assert rebuilt.normalization == file.base["normalization"] == "sam"
 
 
 def test_adapter_of_another_rank_is_refused(adapter):

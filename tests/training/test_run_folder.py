@@ -151,6 +151,9 @@ def test_a_checkpoint_is_known_by_its_weights_not_its_path(
     make_folder, tmp_path, monkeypatch, after_an_epoch
 ):
     monkeypatch.chdir(tmp_path)
+    for place in ("weights", "elsewhere"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "base.pth").touch()
     folder = make_folder(checkpoint="weights/base.pth")
     folder.start()
     after_an_epoch()
@@ -161,6 +164,27 @@ def test_a_checkpoint_is_known_by_its_weights_not_its_path(
     moved.network.base_sha256 = "0" * 64
     with pytest.raises(FileExistsError, match="weights had SHA-256 random, now 0000"):
         moved.start()
+
+
+def test_another_normalization_is_another_run_however_it_came_about(make_folder, after_an_epoch):
+    folder = make_folder(normalization="auto")
+    folder.start()
+    after_an_epoch()
+    same = make_folder(normalization=folder.network.normalization)
+    same.start()
+    other = make_folder(normalization="auto")
+    was = other.network.normalization
+    other.network.normalization = {"sam": "medsam", "medsam": "sam"}[was]
+    now = other.network.normalization
+    with pytest.raises(FileExistsError, match=f"normalization was {was}, now {now}"):
+        other.start()
+
+
+def test_a_published_checkpoint_is_recorded_by_its_path(make_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMTUNE_WEIGHTS_DIR", str(tmp_path))
+    (tmp_path / "sam_vit_b_01ec64.pth").touch()
+    folder = make_folder(checkpoint="vit_b")
+    assert folder.settings["checkpoint"] == str(tmp_path / "sam_vit_b_01ec64.pth")
 
 
 def test_other_slices_are_another_run(make_folder, tiny_slices, tmp_path, after_an_epoch):
