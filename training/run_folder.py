@@ -25,8 +25,8 @@ from samtune.training.task import Task
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
-# compared by its weights, wherever it lies
-MAY_DIFFER = ("checkpoint", "device", "epochs", "num_workers")
+# compared by its weights, wherever it lies, and cached features are the same wherever they lie
+MAY_DIFFER = ("cache_dir", "cache_max_gib", "checkpoint", "device", "epochs", "num_workers")
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
