@@ -111,9 +111,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_for_bit(
     assert [{**row, "seconds": ""} for row in rows] == [{**row, "seconds": ""} for row in whole]
 
 
-def test_it_also_goes_on_with_features_on_disk_and_worker_processes(
-    tiny_run, run_bundle, tmp_path
-):
+def test_it_also_goes_on_with_features_on_disk_and_worker_processes(tiny_run, run_bundle, tmp_path):
     shutil.copytree(tiny_run.after_epoch_1, tmp_path / "whole")
     settings = {**tiny_run.settings, "runs_dir": str(tmp_path), "run_name": "whole"}
     with warnings.catch_warnings():
