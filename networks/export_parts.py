@@ -137,10 +137,9 @@ class Part:
     module: nn.Module
     inputs: tuple[Tensors, ...]
     outputs: tuple[Tensors, ...]
-    device: torch.device
 
     def example(self, batch: int, points: int = 5, seed: int = 0) -> tuple[Tensor, ...]:
-        """Arguments of the module, random."""
+        """Arguments of the module on the CPU, random."""
         generator = torch.Generator().manual_seed(seed)
         sizes = {BATCH: batch, POINTS: points}
         out = []
@@ -150,7 +149,7 @@ class Part:
                 value = torch.randint(-1, 4, shape, generator=generator).float()
             else:
                 value = torch.rand(shape, generator=generator)
-            out.append(value.to(self.device))
+            out.append(value)
         return tuple(out)
 
 
@@ -164,15 +163,14 @@ def make_part(segmenter: SamSegmenter, name: str, *, mask_input: bool = False) -
         ValueError: no such part, or the segmenter doesn't have it.
     """
     size = segmenter.image_size
-    device = next(segmenter.parameters()).device
     height, width = segmenter.prompt_encoder.image_embedding_size  # type: ignore[misc]
     image = Tensors("image", (BATCH, 3, size, size))
     embedding = Tensors("embedding", (BATCH, 256, int(height), int(width)))
     if name == "model":
         logits = Tensors("logits", (BATCH, segmenter.num_classes + 1, size, size))
-        return Part(name, PromptFree(segmenter), (image,), (logits,), device)
+        return Part(name, PromptFree(segmenter), (image,), (logits,))
     if name == "encoder":
-        return Part(name, Encoder(segmenter), (image,), (embedding,), device)
+        return Part(name, Encoder(segmenter), (image,), (embedding,))
     if name != "decoder":
         msg = f"unknown part '{name}', expected one of: {', '.join(PARTS)}"
         raise ValueError(msg)
@@ -185,7 +183,7 @@ def make_part(segmenter: SamSegmenter, name: str, *, mask_input: bool = False) -
         inputs.append(Tensors("mask_input", (BATCH, 1, 4 * int(height), 4 * int(width))))
         inputs.append(Tensors("has_mask_input", (BATCH,)))
     outputs = (Tensors("masks", (BATCH, 1, size, size)), Tensors("iou", (BATCH, 1)))
-    return Part(name, PromptedDecoder(segmenter), tuple(inputs), outputs, device)
+    return Part(name, PromptedDecoder(segmenter), tuple(inputs), outputs)
 
 
 def describe(

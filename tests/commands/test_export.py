@@ -9,8 +9,13 @@ import torch
 
 from samtune.cli import main
 from samtune.commands.export import NORMALIZATIONS
+from samtune.networks import build_sam
+from samtune.networks.export import export_onnx, export_torchscript
+from samtune.peft.adapt import adapt
+from samtune.peft.registry import METHODS
 from samtune.preprocessing.model_frame import image_to_frame
-from samtune.training.run_folder import load_run
+from samtune.training.network import AdaptedSegmenter
+from samtune.training.run_folder import TrainedRun, load_run
 
 
 def load(path):
@@ -65,31 +70,59 @@ def test_encoder_and_decoder_as_torchscript(tiny_run, tmp_path, capsys):
     assert iou.shape == (1, 1)
 
 
-def test_a_method_that_cannot_be_merged_is_exported_with_its_layers(
-    tiny_run, tmp_path, capsys, monkeypatch
-):
-    from samtune.networks import build_sam
-    from samtune.peft.adapt import adapt
-    from samtune.peft.bottleneck import AdaptFormer
-    from samtune.training.network import AdaptedSegmenter
-    from samtune.training.run_folder import TrainedRun
-
+def adapted(name):
+    """LiteMedSAM's network at 128 pixels with a method whose values have moved."""
     network = AdaptedSegmenter(build_sam("lite_medsam", "random", 128), 2).eval()
-    adapt(network, AdaptFormer(hidden=2, blocks="last:1"), decoder="frozen")
+    generator = torch.Generator().manual_seed(0)
+    adapt(network, METHODS[name](), decoder="frozen", generator=generator)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.1)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return network
+
+
+OWN_LAYERS = [name for name, method in METHODS.items() if not method.mergeable]
+
+
+@torch.no_grad()
+def test_a_method_that_cannot_be_merged_is_exported_with_its_layers(
+    tiny_run, tmp_path, capsys, monkeypatch
+):
+    network = adapted("adaptformer")
     monkeypatch.setattr(TrainedRun, "network", lambda *_: network)
     arguments = ["--out", str(tmp_path), "--format", "torchscript"]
     assert main(["export", str(tiny_run.path), *arguments]) == 0
     assert "not mergeable" in capsys.readouterr().err
     image = torch.rand(2, 3, 128, 128)
-    with torch.no_grad():
-        expected = network(image)
-        found = load(tmp_path / "model.ts")(image)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    found = load(tmp_path / "model.ts")(image)
+    torch.testing.assert_close(found, network(image), rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "export.json").read_text())["merged"] is False
+
+
+@pytest.mark.parametrize("name", OWN_LAYERS)
+@torch.no_grad()
+def test_every_such_method_can_be_traced(tmp_path, name, generator):
+    network = adapted(name)
+    image = torch.rand(3, 3, 128, 128, generator=generator)
+    expected = network(image)
+    export_torchscript(network, tmp_path / "model.ts")
+    torch.testing.assert_close(load(tmp_path / "model.ts")(image), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN_LAYERS)
+@torch.no_grad()
+def test_every_such_method_becomes_onnx(tmp_path, name, generator):
+    network = adapted(name)
+    image = torch.rand(3, 3, 128, 128, generator=generator)
+    expected = network(image)
+    export_onnx(network, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    [logits] = session.run(None, {"image": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_overwritten(tiny_run, tmp_path, capsys):
