@@ -49,6 +49,7 @@ class SliceDataset(Dataset[Item]):
         seed: of all draws.
         progress: what the progress bar says; ``None``: no bar.
         cache_dir: folder of the features, see :class:`FeatureCache`; ``None``: in memory.
+            Unused without ``cache``.
         cache_max_gib: what that folder may hold, all runs together.
 
     Raises:
@@ -92,7 +93,7 @@ class SliceDataset(Dataset[Item]):
         self._source: FeatureSource | None = None
         self._cached: list[list[Item]] = []
         if cache and cache_dir is not None:
-            self.disk = FeatureCache(cache_dir, int(cache_max_gib * GIB), self.dtype)
+            self.disk = FeatureCache(cache_dir, int(float(cache_max_gib) * GIB), self.dtype)
         if cache:
             self.from_block = network.frozen_prefix()
             if self.from_block < 0:

@@ -24,6 +24,7 @@ def load(path):
         return torch.jit.load(path)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_run_is_exported_as_onnx_and_torchscript(tiny_run, tmp_path, capsys, generator):
     out = tmp_path / "exported"

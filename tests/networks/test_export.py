@@ -72,11 +72,17 @@ def decoder(make_segmenter, tmp_path):
     return segmenter, session(tmp_path / "decoder.onnx")
 
 
+_made = {}  # exporting takes seconds: two tests share it
+
+
 @pytest.fixture
-def decoder_with_mask(make_segmenter, tmp_path):
-    segmenter = make_segmenter("sam_vit")
-    export_onnx(segmenter, tmp_path / "decoder.onnx", part="decoder", mask_input=True)
-    return segmenter, session(tmp_path / "decoder.onnx")
+def decoder_with_mask(make_segmenter, tmp_path_factory):
+    if not _made:
+        segmenter = make_segmenter("sam_vit")
+        path = tmp_path_factory.mktemp("masked") / "decoder.onnx"
+        export_onnx(segmenter, path, part="decoder", mask_input=True)
+        _made["pair"] = segmenter, session(path)
+    return _made["pair"]
 
 
 @pytest.mark.parametrize("fixture", ["decoder", "decoder_with_mask"])
