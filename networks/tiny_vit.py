@@ -298,7 +298,7 @@ class TinyViT(nn.Module):
         Returns:
             Features ``b h' w' c`` that :meth:`forward_suffix` takes.
         """
-        if x.device.type == "cpu" and len(x) > 1 and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and x.device.type == "cpu" and len(x) > 1:
             # 2 to 3 times faster: one image's wide early features stay in the processor's cache
             return torch.cat([self.forward_prefix(image, block) for image in x[:, None]])
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))

@@ -58,7 +58,7 @@ class ConvLoRALinear(LoRALinear):
         """
         a, b = self.factors()
         low = F.linear(x, a)
-        grid = low if low.ndim == 4 else low.view(len(low), *_square(low.shape), -1)
+        grid = low if low.ndim == 4 else low.view(-1, *_square(low.shape), low.shape[-1])
         number = len(self.expert_bias) // self.rank
         seen = F.conv2d(
             grid.permute(0, 3, 1, 2), self.expert_weight, self.expert_bias, 1, 1, 1, number

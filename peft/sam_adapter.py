@@ -112,7 +112,7 @@ class TaskPrompts(nn.Module):
                 raise RuntimeError(msg)
             self._tokens = x.data_ptr()
         self._begun = True
-        image = torch.cat(self._images)[-len(x) :]  # a forward that failed may have left more
+        image = torch.cat(self._images)[-x.shape[0] :]  # a forward that failed may have left more
         patches = F.pixel_unshuffle(high_frequencies(image, self.tau), self.stride)
         self._task = self.patch_tune(x) + self.hfc_tune(patches.permute(0, 2, 3, 1))
         return x + self.prompt(0, x)

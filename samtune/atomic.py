@@ -1,6 +1,7 @@
 """Files that appear whole or not at all; a leaf that every folder may import."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,8 @@ def whole_file(path: Path, *, several_writers: bool = False) -> Iterator[Path]:
     """
     partial = partial_path(path)
     if several_writers:
-        partial = partial.with_name(f".{os.getpid()}{partial.name}")
+        # the number alone may be another machine's, or another container's, on a shared folder
+        partial = partial.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{partial.name}")
     with _error_names(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -41,6 +41,11 @@ VERBS = {
         "segment a raw scan with a trained run; writes a label volume on the scan's grid",
         "samtune predict runs/sam_finetune scan.nii.gz --out predictions",
     ),
+    "export": Verb(
+        "samtune.commands.export",
+        "write a trained run as ONNX or TorchScript files that run without samtune",
+        "samtune export runs/lora --out exported --format onnx",
+    ),
     "weights": Verb(
         "samtune.commands.weights",
         "list, fetch, inspect and convert checkpoints; merge a run into a plain one",

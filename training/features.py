@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,31 +16,41 @@ from torch.utils.data import Dataset, get_worker_info
 from tqdm import tqdm
 
 from samtune.networks import SamSegmenter
+from samtune.networks.feature_cache import FeatureCache, FeatureSource, feature_source, to_storage
+from samtune.training.packed import pack, unpack
 
 logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 FROM_BLOCK = "from_block"
+GIB = 2**30
 
 
 class SliceDataset(Dataset[Item]):
     """Slices through deterministic and random transforms; optionally as cached features.
 
     With ``cache`` each slice's ``image`` is replaced by the features before the first trained
-    block, made once, when the first item is asked for, and held in memory. Random transforms can't
-    act on features, so they act before: ``views`` versions of each slice are cached, the first as
-    it is, the others each with one draw of the random transforms; every epoch picks one. All draws
-    depend on seed, slice and epoch alone.
+    block, made once, when the first item is asked for or by :meth:`fill`, and held in memory, or
+    with ``cache_dir`` in files that other runs find again. Random transforms can't act on features,
+    so they act before: ``views`` versions of each slice are cached, the first as it is, the others
+    each with one draw of the random transforms; every epoch picks one. All draws depend on seed,
+    slice and epoch alone.
+
+    Worker processes have no network: they can read a cache on disk after :meth:`fill`, not one in
+    memory.
 
     Args:
         data: items, see :func:`samtune.training.slice_data.slice_items`.
         transform: deterministic, up to and including the model's frame.
         network: whose frozen prefix is cached, on the device it is on then.
         random_transforms: MONAI dictionary transforms on ``image`` and ``label`` in the frame.
-        cache: hold features in memory.
+        cache: replace images by features.
         views: versions a slice; 1 without random transforms.
         dtype: of the cached features; float32 is exact, float16 half the memory.
         seed: of all draws.
         progress: what the progress bar says; ``None``: no bar.
+        cache_dir: folder of the features, see :class:`FeatureCache`; ``None``: in memory.
+            Unused without ``cache``.
+        cache_max_gib: what that folder may hold, all runs together.
 
     Raises:
         ValueError: random transforms over a cache of one view, or nothing to cache because
@@ -57,6 +69,8 @@ class SliceDataset(Dataset[Item]):
         dtype: str = "float32",
         seed: int = 0,
         progress: str | None = None,
+        cache_dir: str | Path | None = None,
+        cache_max_gib: float = 20.0,
     ) -> None:
         if cache and len(random_transforms) > 0 and views < 2:
             msg = (
@@ -75,7 +89,11 @@ class SliceDataset(Dataset[Item]):
         self.epoch = 0
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.from_block: int | None = None
+        self.disk: FeatureCache | None = None
+        self._source: FeatureSource | None = None
         self._cached: list[list[Item]] = []
+        if cache and cache_dir is not None:
+            self.disk = FeatureCache(cache_dir, int(float(cache_max_gib) * GIB), self.dtype)
         if cache:
             self.from_block = network.frozen_prefix()
             if self.from_block < 0:
@@ -84,8 +102,9 @@ class SliceDataset(Dataset[Item]):
                     "cache: false"
                 )
                 raise ValueError(msg)
-        self._network = network
+        self._network: SamSegmenter | None = network
         self._progress = progress
+        self._made_again = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of ``epoch``."""
@@ -98,12 +117,19 @@ class SliceDataset(Dataset[Item]):
         if self.from_block is None:
             item = self.transform(self.data[index])
             return item if self.random is None else self._draw(item, index, self.epoch)
-        if not self._cached:
-            self._fill()
-        views = self._cached[index]
-        item = dict(views[self._view(index)])
+        self.fill()
+        view = self._view(index)
+        item = dict(self._cached[index][view])
+        if self.disk is not None:
+            item = {name: unpack(value) for name, value in item.items()}
+            features = self.disk.get(item["image"])
+            item["image"] = self._make_again(index, view) if features is None else features
         item["image"] = item["image"].to(torch.float32)
         return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy for a worker process that is not forked
+        return {**self.__dict__, "_network": None} if self.disk is not None else self.__dict__
 
     def _view(self, index: int) -> int:
         if self.views == 1:
@@ -118,34 +144,112 @@ class SliceDataset(Dataset[Item]):
         # plain tensors: MetaTensor costs time in collation and has no use here
         return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in out.items()}
 
-    @torch.no_grad()
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Make the features of all slices and views, unless that was done.
+
+        Raises:
+            ValueError: called in a worker process, or ``cache_max_gib`` is too small for them.
+        """
+        if self._cached or self.from_block is None:
+            return
         if get_worker_info() is not None:
             msg = (
                 "the feature cache lives in the main process: set num_workers to 0, or cache: false"
+                if self.disk is None
+                else "the feature cache is filled by the main process: call fill() before "
+                "worker processes start"
             )
             raise ValueError(msg)
-        network = self._network
-        training = network.training
-        network.eval()
         off = self._progress is None or not sys.stderr.isatty()
-        cached = []
         if self._progress is not None:
             logger.info("%s: %d, %d versions each", self._progress, len(self.data), self.views)
-        for index in tqdm(range(len(self.data)), desc=self._progress, disable=off, unit="slice"):
-            first = self.transform(self.data[index])
-            views = [first]
-            views += [self._draw(dict(first), index, view) for view in range(1, self.views)]
-            cached.append([self._encode(view) for view in views])
+        cached = []
+        with self._frozen() as network:
+            if self.disk is not None:
+                assert self.from_block is not None
+                self._source = feature_source(network, self.from_block, self.dtype)
+            for index in tqdm(
+                range(len(self.data)), desc=self._progress, disable=off, unit="slice"
+            ):
+                first = self.transform(self.data[index])
+                views = [first]
+                views += [self._draw(dict(first), index, view) for view in range(1, self.views)]
+                keep = self._in_memory if self.disk is None else self._on_disk
+                cached.append([keep(view, network) for view in views])
         self._cached = cached
-        network.train(training)
+        if self.disk is not None and self._progress is not None:
+            counts = self.disk.counts
+            logger.info(
+                "%s: found %d, encoded %d in '%s'%s",
+                self._progress,
+                counts.found,
+                counts.missing,
+                self.disk.folder,
+                f"; {counts.kept_float32} kept as float32" if counts.kept_float32 else "",
+            )
 
-    def _encode(self, item: Item) -> Item:
+    @contextmanager
+    def _frozen(self) -> Iterator[SamSegmenter]:
+        """The network as the features are made with it."""
+        network = self._network
+        assert network is not None
+        training = network.training
+        network.eval()
+        try:
+            with torch.no_grad():
+                yield network
+        finally:
+            network.train(training)
+
+    def _encode(self, image: Tensor, network: SamSegmenter) -> Tensor:  # c h w -> h w c
         assert self.from_block is not None
-        device = next(self._network.parameters()).device
-        image: Tensor = item["image"][None].to(device)
-        features = self._network.prefix(image, self.from_block)[0]
-        return {**item, "image": features.to("cpu", self.dtype)}
+        device = next(network.parameters()).device
+        return network.prefix(image[None].to(device), self.from_block)[0]
+
+    def _in_memory(self, item: Item, network: SamSegmenter) -> Item:
+        return {**item, "image": to_storage(self._encode(item["image"], network), self.dtype)}
+
+    def _on_disk(self, item: Item, network: SamSegmenter) -> Item:
+        """``item`` with its features' key as ``image``, and the label small."""
+        assert self.disk is not None
+        assert self._source is not None
+        key = self._source.key(item["image"])
+        features = self.disk.get(key)
+        if features is None:
+            encoded = self._encode(item["image"], network)
+            self._check_room(encoded.numel() * self.dtype.itemsize)
+            features = self.disk.put(key, encoded)
+        return {**{name: pack(value) for name, value in item.items()}, "image": key}
+
+    def _check_room(self, size: int) -> None:
+        assert self.disk is not None
+        needed = size * len(self.data) * self.views
+        if needed > self.disk.max_bytes:
+            msg = (
+                f"the features of {len(self.data)} slices in {self.views} versions need "
+                f"{needed / GIB:.3g} GiB, cache_max_gib is {self.disk.max_bytes / GIB:.3g}: raise "
+                "it, lower views, or set cache_dtype: float16"
+            )
+            raise ValueError(msg)
+
+    def _make_again(self, index: int, view: int) -> Tensor:
+        """Features that were there after :meth:`fill` and were removed since."""
+        assert self.disk is not None
+        lost = f"'{self.disk.folder}' has lost features of this run"
+        why = "others needed the room: raise cache_max_gib"
+        if get_worker_info() is not None or self._network is None:
+            msg = f"{lost}; {why}, or set num_workers to 0 to have them made again"
+            raise RuntimeError(msg)
+        if self._made_again == 0:
+            logger.warning("%s, which are made again; %s", lost, why)
+        self._made_again += 1
+        item = self.transform(self.data[index])
+        if view > 0:
+            item = self._draw(item, index, view)
+        with self._frozen() as network:
+            return self.disk.put(
+                self._cached[index][view]["image"], self._encode(item["image"], network)
+            )
 
 
 class PrepareSlices:

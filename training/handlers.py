@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
+from samtune.training.features import SliceDataset
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,28 @@ class SetEpoch:
     def _set(self, engine: Engine) -> None:
         for target in self.targets:
             target.set_epoch(engine.state.epoch)
+
+
+class FillCache:
+    """Fills feature caches on disk before worker processes start: those only read.
+
+    Args:
+        datasets: see :class:`samtune.training.features.SliceDataset`.
+        num_workers: of their loaders; 0: each dataset fills its cache when it is used first.
+    """
+
+    def __init__(self, datasets: list[SliceDataset], num_workers: int) -> None:
+        self.datasets = datasets
+        self.num_workers = num_workers
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._fill)
+
+    def _fill(self) -> None:
+        for dataset in self.datasets:
+            if self.num_workers > 0 and dataset.disk is not None:
+                dataset.fill()
 
 
 class Curve:

@@ -25,8 +25,17 @@ from samtune.training.task import Task
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
-# compared by its weights, wherever it lies, a normalization by what came of it
-MAY_DIFFER = ("checkpoint", "device", "epochs", "normalization", "num_workers")
+# compared by its weights, wherever it lies, a normalization by what came of it; cached features are
+# the same wherever they lie
+MAY_DIFFER = (
+    "cache_dir",
+    "cache_max_gib",
+    "checkpoint",
+    "device",
+    "epochs",
+    "normalization",
+    "num_workers",
+)
 # settings that older runs lack, with what they did
 LATER_SETTINGS = {"activation": "softmax"}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")

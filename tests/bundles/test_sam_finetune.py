@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -108,6 +109,22 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights_bit_for_bit(
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     rows, whole = read(tmp_path / "whole/curve.csv"), read(tiny_run.path / "curve.csv")
     assert [{**row, "seconds": ""} for row in rows] == [{**row, "seconds": ""} for row in whole]
+
+
+def test_it_also_goes_on_with_features_on_disk_and_worker_processes(tiny_run, run_bundle, tmp_path):
+    shutil.copytree(tiny_run.after_epoch_1, tmp_path / "whole")
+    settings = {**tiny_run.settings, "runs_dir": str(tmp_path), "run_name": "whole"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads, Python >= 3.12
+        run_bundle(
+            "train", "training", **settings, cache_dir=str(tmp_path / "features"), num_workers=1
+        )
+    expected = load_file(tiny_run.path / "adapter_last.safetensors")
+    found = load_file(tmp_path / "whole/adapter_last.safetensors")
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    manifest = load_manifest(tiny_run.settings["dataset_dir"])
+    count = 2 * len(manifest.select("train")) + len(manifest.select("val"))
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == count
 
 
 @pytest.mark.parametrize(

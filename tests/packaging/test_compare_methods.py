@@ -15,6 +15,7 @@ def arguments(**changes):
         "methods": "zero_shot,lora",
         "set": [],
         "batch_size": 8,
+        "cache_dir": None,
     }
     return argparse.Namespace(**{**values, **changes})
 

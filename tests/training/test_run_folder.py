@@ -77,9 +77,11 @@ def test_an_axis_that_was_asked_for_is_kept(make_folder, tiny_manifest, axis):
     assert load_run(folder.path).axis == axis
 
 
-def test_the_same_run_may_go_on_elsewhere_and_longer(make_folder):
+def test_the_same_run_may_go_on_elsewhere_and_longer(make_folder, after_an_epoch):
     make_folder().start()
+    after_an_epoch()
     make_folder(device="cuda:1", epochs=9, num_workers=3).start()
+    make_folder(cache_dir="features", cache_max_gib=1).start()
 
 
 def test_a_run_from_before_activations_goes_on_as_softmax(make_folder, after_an_epoch):
