@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from samtune.networks.segmenter import SamSegmenter
@@ -32,7 +31,7 @@ class PromptFree(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images ``b 3 s s`` to embedding ``b 256 h w``."""
+    """Images ``b 3 s s`` to embedding ``b c h w``; SAM 2's holds its finer maps too."""
 
     def __init__(self, segmenter: SamSegmenter) -> None:
         super().__init__()
@@ -49,22 +48,11 @@ class PromptedDecoder(nn.Module):
 
     The inputs are those of ``segment_anything.utils.onnx.SamOnnxModel``, but for a batch of images:
     a box is two points with labels 2 (its upper left corner) and 3 (its lower right one); points
-    without a box end with one at (0, 0), label -1.
-
-    Raises:
-        ValueError: the segmenter has another prompt encoder or decoder than SAM's.
+    without a box end with one at (0, 0), label -1; with SAM 2 a box does too.
     """
 
     def __init__(self, segmenter: SamSegmenter) -> None:
         super().__init__()
-        parts = (segmenter.prompt_encoder, segmenter.mask_decoder)
-        if not (isinstance(parts[0], PromptEncoder) and isinstance(parts[1], MaskDecoder)):
-            msg = (
-                f"the prompted decoder of '{segmenter.arch}' can't be exported: expected SAM's "
-                f"PromptEncoder and MaskDecoder, found {type(parts[0]).__name__} and "
-                f"{type(parts[1]).__name__}; part 'model' can"
-            )
-            raise ValueError(msg)
         self.prompt_encoder: Any = segmenter.prompt_encoder
         self.mask_decoder: Any = segmenter.mask_decoder
         self.image_size = segmenter.image_size
@@ -80,7 +68,7 @@ class PromptedDecoder(nn.Module):
         """Decode.
 
         Args:
-            embedding: ``b 256 h w``.
+            embedding: ``b c h w``.
             point_coords: ``b n 2`` (x, y) in pixels of the network's input.
             point_labels: ``b n`` float: 1 inside, 0 outside, 2 and 3 corners of a box, -1 none.
             mask_input: ``b 1 4h 4w`` logits of a mask to start from.
@@ -95,16 +83,18 @@ class PromptedDecoder(nn.Module):
             share = has_mask_input[:, None, None, None]
             dense = share * self.prompt_encoder.mask_downscaling(mask_input) + (1 - share) * dense
         decoder = self.mask_decoder
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        leading = decoder.leading_tokens()  # the last of them: IoU
+        own = torch.cat([leading, decoder.mask_tokens.weight])
         tokens = torch.cat([own.expand(embedding.shape[0], -1, -1), sparse], dim=1)
         image_pe = self.prompt_encoder.get_dense_pe()
-        tokens, pixels = decoder.transformer(embedding + dense, image_pe, tokens)
-        grid = pixels.transpose(1, 2).reshape(embedding.shape)
-        weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])
-        masks = torch.einsum("bc,bchw->bhw", weights, decoder.output_upscaling(grid))[:, None]
+        source, high_res = decoder.split(embedding)
+        tokens, pixels = decoder.transformer(source + dense, image_pe, tokens)
+        grid = pixels.transpose(1, 2).reshape(source.shape)
+        weights = decoder.output_hypernetworks_mlps[0](tokens[:, len(leading)])
+        masks = torch.einsum("bc,bchw->bhw", weights, decoder.upscale(grid, high_res))[:, None]
         size = (self.image_size, self.image_size)
         masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-        return masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1]
+        return masks, decoder.iou_prediction_head(tokens[:, len(leading) - 1])[:, :1]
 
     def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:  # b n 2, b n -> b n c
         encoder = self.prompt_encoder
@@ -165,7 +155,8 @@ def make_part(segmenter: SamSegmenter, name: str, *, mask_input: bool = False) -
     size = segmenter.image_size
     height, width = segmenter.prompt_encoder.image_embedding_size  # type: ignore[misc]
     image = Tensors("image", (BATCH, 3, size, size))
-    embedding = Tensors("embedding", (BATCH, 256, int(height), int(width)))
+    channels = int(segmenter.mask_decoder.embedding_channels)  # type: ignore[arg-type]
+    embedding = Tensors("embedding", (BATCH, channels, int(height), int(width)))
     if name == "model":
         logits = Tensors("logits", (BATCH, segmenter.num_classes + 1, size, size))
         return Part(name, PromptFree(segmenter), (image,), (logits,))

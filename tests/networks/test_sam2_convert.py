@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from samtune.networks.architectures import ARCHITECTURES
-from samtune.networks.build import build_sam
+from samtune.networks.build import arch_of, build_sam
 from samtune.networks.checkpoints import load_strictly
 from samtune.networks.sam2_convert import convert, recognise, video_only
 
