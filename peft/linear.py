@@ -62,7 +62,7 @@ def scatter_index(rows: list[Tensor], rank: int, out_features: int) -> Tensor:
     the matrix's rows g * rank to (g + 1) * rank and its own columns.
     """
     parts = [
-        r[:, None] + out_features * torch.arange(g * rank, (g + 1) * rank)
+        r[:, None] + out_features * torch.arange(g * rank, (g + 1) * rank, device=r.device)
         for g, r in enumerate(rows)
     ]
     return torch.cat(parts).flatten()

@@ -325,7 +325,7 @@ def test_another_configuration_of_a_run_names_the_keys(tiny_run, run_bundle):
         ({"peft::scale": 2}, ValueError, "has no hyper-parameter scale; it has: "),
         ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not on this machine"),
         ({"blocks": "last:99"}, ValueError, "blocks 'last:99' not understood"),
-        ({"image_size": 100}, ValueError, "image_size 100 is not supported by lite_medsam"),
+        ({"image_size": 102}, ValueError, "image_size 102 does not suit lite_medsam"),
         ({"views": 1}, ValueError, "random transforms need views > 1"),
         ({"classes": {1: "front"}}, ValueError, "label values [3] are not among the classes [1]"),
         ({"checkpoint": "x.pth"}, FileNotFoundError, "checkpoint 'x.pth' does not exist"),

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import random
 import time
 from pathlib import Path
 
@@ -169,8 +170,9 @@ def test_bad_arguments(tmp_path, max_bytes, dtype, said):
 def share(folder: str, limit: int, start: int, out) -> None:
     """One of two processes: asks for 24 entries again and again, makes those that are missing."""
     cache = FeatureCache(folder, limit, torch.float32)
-    for number in range(300):
-        entry = (start + number * 7) % 24
+    chance = random.Random(start)  # in a fixed order the least recently used is always the next
+    for _ in range(300):
+        entry = chance.randrange(24)
         found = cache.get(key(entry))
         if found is None:
             found = cache.put(key(entry), values(entry))

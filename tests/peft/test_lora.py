@@ -141,7 +141,8 @@ def test_sam_vit_attention_changes_only_in_its_targets(make_segmenter, randomise
     model = make_segmenter("sam_vit").double()
     site = model.image_encoder.adapter_sites()[1]
     attention, layer = adapt_attention(model, site, targets, randomise_factors)
-    attention.use_rel_pos = False  # scores are then q k / sqrt(width) alone
+    for table in (attention.rel_pos_h, attention.rel_pos_w):
+        table.data.zero_()  # scores are then q k / sqrt(width) alone
     x = torch.randn(2, 4, 4, 24, dtype=DOUBLE)
     flat = x.view(2, 16, 24)
     parts = {}

@@ -105,7 +105,9 @@ def test_predictor_runs_adapted_and_merged(sam, tiny_method, randomise_adapters,
 def test_the_same_as_in_our_encoder(sam, tiny_method, name):
     """Structure found by names gives the layers that our encoder lists."""
     upstream = sam.image_encoder
-    own = SamViT(image_size=64, dim=24, global_blocks=(1,), window=2, **SIZES)
+    own = SamViT(
+        image_size=64, dim=24, global_blocks=(1,), window=2, attention="reference", **SIZES
+    )
     own.load_state_dict(upstream.state_dict(), strict=True)
     twin = Sam(own, sam.prompt_encoder, sam.mask_decoder).eval()
     summaries = [
