@@ -14,15 +14,17 @@ upstream as a materialised N x N tensor. The same numbers come from
 - ``materialised``: upstream's own sums; gradients of small windows.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.image_encoder import Attention as UpstreamAttention
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 from samtune.networks.tiled_attention import TiledAttention
 
+Attention = Literal["auto", "reference"]
 Form = Literal["mask", "tiled", "augmented", "materialised"]
 # up to this many tokens the N x N tensors are small, and keeping them costs least
 SMALL_GRID = 784
@@ -38,10 +40,15 @@ class RelPosAttention(nn.Module):
     Args:
         attention: upstream's module; its parts are used, not copied. It must have relative
             positions.
+
+    Attributes:
+        reference: run upstream's own code, bit for bit.
     """
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
+        self.reference = False
+        self.use_rel_pos = True  # for upstream's code
         self.num_heads: int = attention.num_heads  # type: ignore[assignment]
         self.scale: float = attention.scale  # type: ignore[assignment]
         self.qkv = attention.qkv
@@ -62,10 +69,13 @@ class RelPosAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # b h w c
         """Attend among all tokens of a grid or window."""
+        if self.reference:
+            out: Tensor = UpstreamAttention.forward(self, x)
+            return out
         b, h, w, _ = x.shape
         fused = self.qkv(x)
         qkv = fused.reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # b heads n d
+        q, k, v = qkv.contiguous().unbind(0)  # b heads n d
         grid = q.unflatten(2, (h, w))
         rows = torch.einsum("bnhwd,hkd->bnhwk", grid, get_rel_pos(h, h, self.rel_pos_h).to(q.dtype))
         cols = torch.einsum("bnhwd,wkd->bnhwk", grid, get_rel_pos(w, w, self.rel_pos_w).to(q.dtype))
@@ -75,9 +85,26 @@ class RelPosAttention(nn.Module):
             "augmented": _augmented,
             "materialised": _materialised,
         }[self.form(fused, h * w)]
-        out = attend(q, k, v, rows, cols, self.scale)
-        projected: Tensor = self.proj(out.transpose(1, 2).reshape(b, h, w, -1))
-        return projected
+        heads = attend(q, k, v, rows, cols, self.scale)
+        out = self.proj(heads.transpose(1, 2).reshape(b, h, w, -1))
+        return out
+
+
+def set_attention(module: nn.Module, attention: Attention) -> None:
+    """Choose how all attention with relative positions in ``module`` is computed.
+
+    Args:
+        attention: ``auto``: the cheapest exact form; ``reference``: upstream's code, bit for bit.
+
+    Raises:
+        ValueError: something else.
+    """
+    if attention not in get_args(Attention):
+        msg = f"attention must be 'auto' or 'reference', got '{attention}'"
+        raise ValueError(msg)
+    for child in module.modules():
+        if isinstance(child, RelPosAttention):
+            child.reference = attention == "reference"
 
 
 def _masked(
@@ -94,12 +121,11 @@ def _masked(
     by_head = []
     for head in range(0, heads, heads_step):
         part = slice(head, head + heads_step)
-        keys, values = k[:, part].contiguous(), v[:, part].contiguous()
         by_row = [
             F.scaled_dot_product_attention(
                 q[:, part, first * w : (first + step) * w],
-                keys,
-                values,
+                k[:, part],
+                v[:, part],
                 attn_mask=_bias(
                     rows[:, part, first : first + step], cols[:, part, first : first + step]
                 ),
@@ -127,8 +153,11 @@ def _augmented(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scal
 def _materialised(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
 ) -> Tensor:
-    logits = (q * scale) @ k.transpose(-2, -1) + _bias(rows, cols)
-    return logits.softmax(-1) @ v
+    h, w = rows.shape[2:4]
+    logits = ((q * scale) @ k.transpose(-2, -1)).unflatten(3, (h, w)).unflatten(2, (h, w))
+    logits = logits + rows[..., :, None]
+    logits += cols[..., None, :]
+    return logits.flatten(4, 5).flatten(2, 3).softmax(-1) @ v
 
 
 def _bias(rows: Tensor, cols: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from samtune.networks.architectures import ARCHITECTURES, check_size
+from samtune.networks.attention import Attention, set_attention
 from samtune.networks.checkpoints import listed, load_strictly
 from samtune.networks.mask_decoder import SamMaskDecoder
 from samtune.networks.opening import Weights, choose_normalization, open_weights
@@ -91,6 +92,7 @@ def build_sam(
     base: str | Path | None = None,
     normalization: str = "auto",
     allow_missing: Collection[str] = (),
+    attention: Attention = "auto",
 ) -> Sam:
     """Build a SAM in evaluation mode.
 
@@ -107,6 +109,8 @@ def build_sam(
             trained with, otherwise the architecture's own, with a warning.
         allow_missing: names of tensors that the checkpoint may lack, ``*`` standing for any text;
             they stay untrained.
+        attention: of SAM's ViT: ``auto``, the cheapest exact form, or ``reference``: upstream's
+            code, bit for bit.
 
     Raises:
         ValueError: unknown architecture or size, or a checkpoint that doesn't fit.
@@ -152,6 +156,7 @@ def build_sam(
             raise ValueError(msg) from error
         sam.base_sha256 = weights.sha256
     sam.normalization = choose_normalization(normalization, architecture.normalization, weights)
+    set_attention(sam, attention)
     return sam.eval()
 
 

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from samtune.networks.attention import RelPosAttention
+from samtune.networks.attention import Attention, RelPosAttention, set_attention
 from samtune.networks.sites import AttentionSite
-
-Attention = Literal["auto", "reference"]
 
 
 class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is untyped
@@ -22,8 +19,7 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         global_blocks: indices of the blocks that attend to the whole grid.
         patch_size: side of a token, pixels.
         window: side of the other blocks' windows, tokens.
-        attention: ``auto``: the cheapest exact form, see :mod:`samtune.networks.attention`;
-            ``reference``: upstream's own code, bit for bit.
+        attention: see :func:`samtune.networks.attention.set_attention`.
     """
 
     def __init__(
@@ -38,9 +34,6 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         window: int = 14,
         attention: Attention = "auto",
     ) -> None:
-        if attention not in ("auto", "reference"):
-            msg = f"attention must be 'auto' or 'reference', got '{attention}'"
-            raise ValueError(msg)
         super().__init__(
             img_size=image_size,
             patch_size=patch_size,
@@ -57,9 +50,9 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         )
         self.embedding_stride = patch_size
         self.num_heads = num_heads
-        if attention == "auto":
-            for block in self.blocks:
-                block.attn = RelPosAttention(block.attn)
+        for block in self.blocks:
+            block.attn = RelPosAttention(block.attn)
+        set_attention(self, attention)
 
     def adapter_sites(self) -> list[AttentionSite]:
         """All blocks in forward order."""

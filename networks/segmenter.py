@@ -115,7 +115,7 @@ class SamSegmenter(nn.Module):
     @torch.no_grad()
     def prefix(self, image: Tensor, from_block: int) -> Tensor:
         """Frozen features ``b h w c`` of images ``b 1|3 H W``, to be passed with ``from_block``."""
-        out: Tensor = self.image_encoder.forward_prefix(_to_rgb(image), from_block)  # type: ignore[operator]
+        out: Tensor = self.image_encoder.forward_prefix(self._to_input(image), from_block)  # type: ignore[operator]
         return out
 
     def encode(self, image: Tensor, from_block: int | None = None) -> Tensor:
@@ -123,7 +123,7 @@ class SamSegmenter(nn.Module):
         if from_block is not None:
             embedding: Tensor = self.image_encoder.forward_suffix(image, from_block)  # type: ignore[operator]
             return embedding
-        image = _to_rgb(image)
+        image = self._to_input(image)
         start = self.frozen_prefix()
         if start < 0 or not torch.is_grad_enabled():
             embedding = self.image_encoder(image)
@@ -144,8 +144,9 @@ class SamSegmenter(nn.Module):
         """Segment.
 
         Args:
-            image: ``(B, 1|3, S, S)`` float, S = ``image_size``, normalised and padded as the
-                backbone wants it; with ``from_block`` the features of :meth:`prefix` instead.
+            image: ``(B, 1|3, H, W)`` float, normalised as the backbone wants it; H, W at most S =
+                ``image_size``, a smaller image is padded with zeros on the right and below. With
+                ``from_block`` the features of :meth:`prefix` instead.
             boxes: ``(B, P, 4)`` XYXY in pixels of the padded input; a row with NaN is no box.
             points: ``(B, P, N, 2)`` (x, y) in the same frame.
             point_labels: ``(B, P, N)``: 1 inside, 0 outside, -1 padding.
@@ -154,16 +155,19 @@ class SamSegmenter(nn.Module):
             from_block: see :meth:`prefix`.
 
         Returns:
-            Without prompts: logits ``(B, C, S, S)``. With prompts: logits ``(B, P, S, S)`` (mask =
+            Without prompts: logits ``(B, C, H, W)``. With prompts: logits ``(B, P, H, W)`` (mask =
             logits > 0) and ``valid (B, P)``, false where a prompt held neither box, point nor
             mask; its logits are :data:`~samtune.networks.prompting.INVALID_LOGIT`. Padding changes
             no result: each prompt gives what it gives alone. So a point labelled -1 is left out,
             where ``segment_anything`` makes a token of it; :meth:`forward_uniform` does as it does.
         """
         embedding = self.encode(image, from_block)
+        size = (self.image_size, self.image_size) if from_block is not None else image.shape[-2:]
         if all(given is None for given in (boxes, points, point_labels, masks)):
-            return self._segment_classes(embedding)
-        return self._segment_prompts(embedding, PromptBatch(boxes, points, point_labels, masks))
+            return _cropped(self._segment_classes(embedding), size)
+        prompts = PromptBatch(boxes, points, point_labels, masks)
+        logits, valid = self._segment_prompts(embedding, prompts)
+        return _cropped(logits, size), valid
 
     def forward_uniform(
         self,
@@ -179,9 +183,10 @@ class SamSegmenter(nn.Module):
         padding: a point labelled -1 is a token, as in ``segment_anything``, and NaN gives NaN.
 
         Returns:
-            Logits ``(B, P, S, S)``. Without any prompt SAM's own mask of the image, P = 1.
+            Logits ``(B, P, H, W)``. Without any prompt SAM's own mask of the image, P = 1.
         """
-        return self.decode_uniform(self.encode(image), boxes, points, point_labels, masks)
+        logits = self.decode_uniform(self.encode(image), boxes, points, point_labels, masks)
+        return _cropped(logits, image.shape[-2:])
 
     def decode_uniform(
         self,
@@ -201,6 +206,22 @@ class SamSegmenter(nn.Module):
         repeated = embedding[:, None].expand(-1, number, -1, -1, -1).flatten(0, 1)
         logits = self._decode_single(repeated, sparse, dense)
         return logits.view(embedding.shape[0], number, *logits.shape[-2:])
+
+    def _to_input(self, image: Tensor) -> Tensor:
+        """Grey to three channels, on the device; zeros to the right and below up to the input."""
+        if image.shape[1] == 1:
+            image = image.expand(-1, 3, -1, -1)
+        size = self.image_size
+        height, width = image.shape[-2:]
+        if height == size and width == size:
+            return image
+        if height > size or width > size:
+            msg = (
+                f"images of {height}x{width} pixels are larger than the network's input, {size}: "
+                "resize the long side to it, or build the network with another image_size"
+            )
+            raise ValueError(msg)
+        return F.pad(image, (0, size - width, 0, size - height))
 
     def _segment_classes(self, embedding: Tensor) -> Tensor:
         sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
@@ -269,5 +290,9 @@ class SamSegmenter(nn.Module):
         return logits
 
 
-def _to_rgb(image: Tensor) -> Tensor:
-    return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+def _cropped(logits: Tensor, size_hw: Sequence[int]) -> Tensor:
+    """``... s s`` without what was padded."""
+    height, width = size_hw
+    if logits.shape[-2:] == (height, width):
+        return logits
+    return logits[..., :height, :width]

@@ -9,7 +9,7 @@ from segment_anything.modeling.image_encoder import Attention
 
 from samtune.networks import attention as forms
 from samtune.networks import tiled_attention
-from samtune.networks.attention import RelPosAttention
+from samtune.networks.attention import RelPosAttention, set_attention
 from samtune.networks.sam_vit import SamViT
 from samtune.networks.tiled_attention import TiledAttention
 
@@ -123,11 +123,14 @@ def encoders(attention, **options):
     return encoder
 
 
-def test_reference_runs_upstreams_own_modules():
+def test_reference_is_upstreams_own_code():
     reference, auto = encoders("reference"), encoders("auto")
-    assert all(type(block.attn) is Attention for block in reference.blocks)
-    assert all(type(block.attn) is RelPosAttention for block in auto.blocks)
-    assert reference.state_dict().keys() == auto.state_dict().keys()
+    assert all(block.attn.reference for block in reference.blocks)
+    assert not any(block.attn.reference for block in auto.blocks)
+    upstream, ours = make_pair((5, 4))
+    set_attention(ours, "reference")
+    tokens = torch.randn(2, 5, 4, 24)
+    assert torch.equal(ours(tokens), upstream(tokens))
     x = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         torch.testing.assert_close(auto(x), reference(x), rtol=1e-5, atol=1e-5)

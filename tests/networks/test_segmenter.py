@@ -352,3 +352,29 @@ def test_points_and_labels_go_together(make_segmenter, name):
 def test_at_least_one_class(make_segmenter):
     with pytest.raises(ValueError, match=r"at least 1 .*got 0"):
         make_segmenter(num_classes=0)
+
+
+@pytest.mark.parametrize("kind", ["tiny_vit", "sam_vit"])
+@pytest.mark.parametrize("cut", [(0, 9), (5, 0), (8, 3)])
+@torch.no_grad()
+def test_an_image_that_is_not_square_is_padded_and_the_logits_are_cropped(
+    make_segmenter, kind, cut
+):
+    segmenter = make_segmenter(kind)
+    size = segmenter.image_size
+    height, width = size - cut[0], size - cut[1]
+    image = torch.rand(2, 1, height, width)
+    padded = torch.zeros(2, 3, size, size)
+    padded[..., :height, :width] = image
+    box = torch.tensor([[[1.0, 2, 20, 18]]]).repeat(2, 1, 1)
+    assert torch.equal(segmenter(image), segmenter(padded)[..., :height, :width])
+    found, valid = segmenter(image, boxes=box)
+    assert torch.equal(found, segmenter(padded, boxes=box)[0][..., :height, :width])
+    assert valid.all()
+    assert torch.equal(segmenter.forward_uniform(image, boxes=box), found)
+    assert torch.equal(segmenter.prefix(image, 1), segmenter.prefix(padded, 1))
+
+
+def test_an_image_larger_than_the_input_is_refused(make_segmenter):
+    with pytest.raises(ValueError, match=r"images of 32x33 pixels are larger than .* input, 32"):
+        make_segmenter("tiny_vit")(torch.rand(1, 3, 32, 33))
