@@ -15,7 +15,7 @@ import gc
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,10 @@ def time_pair(upstream: Upstream, sam: Sam, rounds: int) -> dict[str, float]:
         maps = upstream.encode(image)
         return maps if isinstance(maps, Tensor) else torch.cat([m.flatten() for m in maps])
 
-    encoders = {"upstream": theirs, "ours": sam.image_encoder}
+    encoders: dict[str, Callable[[Tensor], Tensor]] = {
+        "upstream": theirs,
+        "ours": sam.image_encoder,
+    }
 
     def forward(encode: Any) -> None:
         with torch.no_grad():

@@ -45,16 +45,21 @@ class RelPosAttention(nn.Module):
         reference: run upstream's own code, bit for bit.
     """
 
+    qkv: nn.Module
+    proj: nn.Module
+    rel_pos_h: Tensor
+    rel_pos_w: Tensor
+
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.reference = False
         self.use_rel_pos = True  # for upstream's code
         self.num_heads: int = attention.num_heads  # type: ignore[assignment]
         self.scale: float = attention.scale  # type: ignore[assignment]
-        self.qkv = attention.qkv
-        self.proj = attention.proj
-        self.rel_pos_h = attention.rel_pos_h
-        self.rel_pos_w = attention.rel_pos_w
+        self.qkv = attention.get_submodule("qkv")
+        self.proj = attention.get_submodule("proj")
+        self.rel_pos_h = attention.get_parameter("rel_pos_h")
+        self.rel_pos_w = attention.get_parameter("rel_pos_w")
 
     def form(self, qkv: Tensor, num_tokens: int) -> Form:
         """The form that a forward takes."""
@@ -110,7 +115,8 @@ def set_attention(module: nn.Module, attention: Attention) -> None:
 def _masked(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
 ) -> Tensor:  # b heads n d
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # one call makes a small graph
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if traced or torch.compiler.is_compiling():  # one call makes a small graph
         bias = _bias(rows, cols)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     b, heads, n, _ = q.shape
@@ -154,10 +160,10 @@ def _materialised(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
 ) -> Tensor:
     h, w = rows.shape[2:4]
-    logits = ((q * scale) @ k.transpose(-2, -1)).unflatten(3, (h, w)).unflatten(2, (h, w))
-    logits = logits + rows[..., :, None]
+    products: Tensor = (q * scale) @ k.transpose(-2, -1)
+    logits = products.view(*q.shape[:2], h, w, h, w) + rows[..., :, None]
     logits += cols[..., None, :]
-    return logits.flatten(4, 5).flatten(2, 3).softmax(-1) @ v
+    return logits.view(products.shape).softmax(-1) @ v
 
 
 def _bias(rows: Tensor, cols: Tensor) -> Tensor:

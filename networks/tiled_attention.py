@@ -28,7 +28,7 @@ class TiledAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, cols: Tensor, scale: float
     ) -> Tensor:
         """Attend."""
@@ -43,7 +43,7 @@ class TiledAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v, rows and cols."""
         q, k, v, rows, cols, out = ctx.saved_tensors
