@@ -13,7 +13,7 @@ from samtune.networks.mask_decoder import SamMaskDecoder
 from samtune.networks.opening import Weights, choose_normalization, open_weights
 from samtune.networks.packaged import PACKAGED
 from samtune.networks.recognise import hint, recognise
-from samtune.networks.registry import Normalization
+from samtune.networks.registry import Normalization, by_sha256
 from samtune.networks.sam2_decoder import Sam2MaskDecoder, Sam2PromptEncoder
 from samtune.networks.sam2_encoder import Hiera
 from samtune.networks.tables import fit_tables
@@ -123,7 +123,7 @@ def build_sam(
         msg = f"base goes with a checkpoint that is an encoder, got checkpoint={checkpoint!r}"
         raise ValueError(msg)
     if arch == "auto":
-        arch = "lite_medsam" if weights is None else arch_of(weights.state, weights.source)
+        arch = "lite_medsam" if weights is None else _arch_of_file(weights)
     if arch not in ARCHITECTURES:
         msg = f"unknown architecture '{arch}', expected one of: auto, {', '.join(ARCHITECTURES)}"
         raise ValueError(msg)
@@ -174,6 +174,11 @@ def arch_of(state: Mapping[str, Tensor], source: str) -> str:
         )
         raise ValueError(msg)
     return arch
+
+
+def _arch_of_file(weights: Weights) -> str:
+    published = by_sha256(weights.sha256)  # alone tells SAM 2.1 from SAM 2: one network
+    return arch_of(weights.state, weights.source) if published is None else published.arch
 
 
 def _encoders(

@@ -161,6 +161,14 @@ def test_normalization_goes_by_the_files_hash(tiny, tmp_path, monkeypatch):
     assert build_sam("auto", path, normalization="sam").normalization == "sam"
 
 
+def test_architecture_goes_by_the_files_hash_where_its_tensors_fit_two(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "renamed.pth"
+    torch.save(tiny, path)
+    monkeypatch.setitem(ARCHITECTURES, "vit_b.1", ARCHITECTURES["vit_b"])
+    publish(monkeypatch, path, "vit_b", arch="vit_b.1")
+    assert build_sam("auto", path).arch == "vit_b.1"
+
+
 def test_an_unknown_hash_warns_of_what_was_chosen(tiny, tmp_path):
     torch.save(tiny, tmp_path / "mine.pth")
     message = r"mine\.pth' is no published file.*normalization 'sam' \(ImageNet.*set normalization"
