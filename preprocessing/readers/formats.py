@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from samtune.preprocessing.readers import itk, nifti
+from samtune.preprocessing.readers import dicom, itk, nifti
+from samtune.preprocessing.readers.dicom_files import has_dicom, is_dicom
 from samtune.preprocessing.readers.grid import Grid, Volume, affine_text, with_values
 
 VOLUME_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
@@ -41,6 +42,8 @@ def find_format(path: Path) -> Format:
             return Format("NIfTI", _without_series(nifti.read_grid), _without_series(nifti.read))
         if name.endswith(itk.SUFFIXES):
             return Format("ITK", _without_series(itk.read_grid), _without_series(itk.read))
+    if is_dicom(path) if path.is_file() else has_dicom(path):
+        return Format("DICOM", dicom.read_grid, dicom.read)
     found = "a folder without DICOM files" if path.is_dir() else "a file of another kind"
     raise ValueError(f"{path}: found {found}; expected {', '.join(VOLUME_SUFFIXES)}")
 
@@ -53,6 +56,8 @@ def read_several(paths: Sequence[Path], frame: int | None, series: str | None) -
     """
     if not paths:
         raise ValueError("no image file given; expected at least one")
+    if len(paths) > 1 and all(find_format(path).name == "DICOM" for path in paths):
+        return dicom.read(paths, frame=frame, series=series)
     volumes = [find_format(path).read(path, frame=frame, series=series) for path in paths]
     if len(volumes) == 1:
         return volumes[0]

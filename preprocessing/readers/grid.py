@@ -146,6 +146,30 @@ def affine_of_lps(columns: Affine, origin: npt.ArrayLike) -> Affine:
     return np.asarray(RAS_OF_LPS @ affine, dtype=np.float64)
 
 
+def picture_grid(
+    path: Path,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float] | None,
+    between: float | None = None,
+    *,
+    notes: tuple[str, ...] = (),
+) -> Grid:
+    """Grid of an image that lies nowhere in a body: axes are row, column, page.
+
+    Rows run to the right (R), columns to the front (A) and pages up (S), so that a cut along axis
+    2 gives each page as it is, rows down and columns across.
+
+    Args:
+        path, notes: see :class:`Grid`.
+        shape: rows, columns, pages.
+        spacing: between rows and between columns, mm; None if the file doesn't say.
+        between: distance of pages, mm; the larger pixel side if the file doesn't say.
+    """
+    rows, columns = spacing or (1.0, 1.0)
+    affine = np.diag([rows, columns, between or max(rows, columns), 1.0])
+    return make_grid(path, shape, affine, has_spacing=spacing is not None, notes=notes)
+
+
 def choose_frame(path: Path, shape: tuple[int, ...], number: int, frame: int | None) -> int:
     """Index of the frame to read.
 

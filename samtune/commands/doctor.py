@@ -22,6 +22,8 @@ REQUIRED = {
     "segment-anything": "segment_anything",
     "nibabel": "nibabel",
     "SimpleITK": "SimpleITK",
+    "pydicom": "pydicom",
+    "tifffile": "tifffile",
     "pytorch-ignite": "ignite.engine",
     "scikit-image": "skimage",
     "pyyaml": "yaml",

@@ -1,0 +1,221 @@
+"""Which files of a folder are DICOM images, and which of its series to read."""
+
+import hashlib
+import hmac
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ImplicitVRLittleEndian
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+PREAMBLE = 128  # bytes before the letters DICM
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+HMAC_DIGITS = 16
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A DICOM image file without its pixels."""
+
+    path: Path
+    dataset: Dataset
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """Value of an element; ``default`` where it is absent or empty."""
+        value = self.dataset.get(keyword)
+        return default if value is None or value == "" else value
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Image files of one SeriesInstanceUID."""
+
+    uid: str
+    description: str
+    number: str
+    modality: str
+    headers: tuple[Header, ...]
+
+    def __str__(self) -> str:
+        name = repr(self.description) if self.description else "without description"
+        count = len(self.headers)
+        return f"number {self.number or '?'}, {name}, {self.modality}, {count} files"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says that it is DICOM, by its suffix or by its first bytes."""
+    if path.name.upper() == "DICOMDIR":
+        return False
+    return path.name.lower().endswith(SUFFIXES) or _has_magic(path)
+
+
+def read_dataset(path: Path, *, pixels: bool) -> Dataset:
+    """A DICOM file; damage is an error that names the file.
+
+    Raises:
+        ValueError: not a readable DICOM file.
+    """
+    try:
+        with warnings.catch_warnings():  # values that break the standard's letter are common
+            warnings.simplefilter("ignore")
+            # force: old files lack the preamble
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+            has_class = "SOPClassUID" in dataset
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    except (
+        InvalidDicomError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        NotImplementedError,
+        TypeError,
+    ) as error:
+        raise ValueError(
+            f"{path}: not a readable DICOM file ({_one_line(error)}); expected one, or the folder "
+            "without it"
+        ) from error
+    if not has_class:
+        raise ValueError(
+            f"{path}: not a readable DICOM file (it has no SOPClassUID); expected one, or the "
+            "folder without it"
+        )
+    return dataset
+
+
+def find_series(folder: Path) -> list[Series]:
+    """Image series below a folder, in order of their number and description.
+
+    SimpleITK leaves a file that it can't read out of a series without a word. Here a file with
+    the suffix of the others, with a DICOM suffix or with DICOM's first bytes has to be readable.
+
+    Raises:
+        ValueError: a file is damaged; names it.
+    """
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name.upper() != "DICOMDIR"
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    dicom = [path for path in files if is_dicom(path)]
+    suffixes = {path.suffix.lower() for path in dicom}
+    if any(suffix.strip(".").isdecimal() for suffix in suffixes):  # UIDs as names: IM.1.2.840.17
+        suffixes.update(p.suffix.lower() for p in files if p.suffix.strip(".").isdecimal())
+    known = set(dicom)
+    damaged = [path for path in files if path not in known and path.suffix.lower() in suffixes]
+    if damaged:
+        raise ValueError(
+            f"{damaged[0]}: not a readable DICOM file (it does not start as one), but "
+            f"{len(dicom)} files beside it are; expected one, or the folder without it"
+        )
+    headers = [Header(path, read_dataset(path, pixels=False)) for path in dicom]
+    return group_series(header for header in headers if is_image(header.dataset))
+
+
+def has_dicom(folder: Path) -> bool:
+    """Whether any file below a folder says that it is DICOM."""
+    return any(path.is_file() and is_dicom(path) for path in sorted(folder.rglob("*")))
+
+
+def is_image(dataset: Dataset) -> bool:
+    """Whether it has pixels of a scan: no segmentation, contours or report."""
+    return "Rows" in dataset and dataset.get("SOPClassUID") != SEGMENTATION
+
+
+def group_series(headers: Iterable[Header]) -> list[Series]:
+    """Sort headers into series, in order of their number and description."""
+    groups: dict[str, list[Header]] = {}
+    for header in headers:
+        groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
+    series = [
+        Series(
+            uid,
+            str(group[0].get("SeriesDescription", "")).strip(),
+            str(group[0].get("SeriesNumber", "")).strip(),
+            str(group[0].get("Modality", "?")),
+            tuple(group),
+        )
+        for uid, group in groups.items()
+    ]
+    return sorted(series, key=lambda one: (one.number.zfill(12), one.description))
+
+
+def choose_series(path: Path, found: Sequence[Series], series: str | None) -> Series:
+    """The series to read.
+
+    Args:
+        path: folder, for messages.
+        found: its series.
+        series: SeriesDescription, SeriesInstanceUID or SeriesNumber; needed if there are several.
+
+    Raises:
+        ValueError: no series, several without a choice, or a choice that fits none or several.
+            The message lists them by number and description: a UID leads to a person.
+    """
+    if not found:
+        raise ValueError(f"{path}: found no DICOM image; expected a series")
+    listed = "; ".join(str(one) for one in found)
+    if series is None:
+        if len(found) == 1:
+            return found[0]
+        raise ValueError(
+            f"{path}: found {len(found)} DICOM series: {listed}; choose one by its description, "
+            "number or SeriesInstanceUID (--series)"
+        )
+    for key in ("uid", "description", "number"):
+        fitting = [one for one in found if getattr(one, key) == series]
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            raise ValueError(
+                f"{path}: series {series!r} fits {len(fitting)} of its series: {listed}; choose by "
+                "number or SeriesInstanceUID (--series)"
+            )
+    raise ValueError(f"{path}: there is no series {series!r}; found {listed}")
+
+
+def dicom_case_id(folder: Path, *, salt: str | None = None) -> str:
+    """Name of the case in a DICOM folder that tells nothing about the person.
+
+    Args:
+        folder: with the DICOM files.
+        salt: secret text; with it the name is 16 hex digits of the HMAC-SHA256 of the patient id,
+            the same for all folders of one patient. Without it, it is the folder's name.
+
+    Raises:
+        ValueError: a salt, but the files have no patient id, or several.
+    """
+    folder = Path(folder)
+    if salt is None:
+        return folder.resolve().name
+    if not salt:
+        raise ValueError(f"{folder}: the salt of case names is empty; expected secret text")
+    headers = [header for one in find_series(folder) for header in one.headers]
+    counts = Counter(str(header.get("PatientID", "")).strip() for header in headers)
+    if len(counts) != 1 or "" in counts:
+        raise ValueError(
+            f"{folder}: its files have {len(counts)} patient ids or an empty one; expected one"
+        )
+    patient = next(iter(counts))
+    return hmac.new(salt.encode(), patient.encode(), hashlib.sha256).hexdigest()[:HMAC_DIGITS]
+
+
+def _has_magic(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
