@@ -132,8 +132,8 @@ def read_image(
 
     Args:
         path: a file, or a folder with a DICOM series. Several volume files are the channels of
-            one image (``i j k c``), all on one grid; several 2D files or DICOM files are its
-            slices, in this order.
+            one image (``i j k c``), all on one grid; several pictures are its slices, in this
+            order; several DICOM files are one series.
         frame: which volume of a 4D file, from 0; needed if there are several.
         series: which series of a DICOM folder: SeriesDescription, SeriesInstanceUID or number;
             needed if there are several.
@@ -172,7 +172,7 @@ def read_label(path: Path, *, frame: int | None = None, series: str | None = Non
         ValueError: as :func:`read_image`, or a value is not a whole number >= 0.
     """
     path = Path(path)
-    volume = formats.find_format(path).read(path, frame=frame, series=series)
+    volume = formats.find_format(path).read_label(path, frame=frame, series=series)
     return dataclasses.replace(volume, array=whole_labels(path, volume.array))
 
 

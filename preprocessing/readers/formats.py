@@ -7,22 +7,32 @@ from typing import TypeVar
 
 import numpy as np
 
-from samtune.preprocessing.readers import dicom, itk, nifti
+from samtune.preprocessing.readers import dicom, itk, nifti, pictures, tiff
 from samtune.preprocessing.readers.dicom_files import has_dicom, is_dicom
 from samtune.preprocessing.readers.grid import Grid, Volume, affine_text, with_values
 
 VOLUME_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
+PICTURE_SUFFIXES = (*pictures.SUFFIXES, *tiff.SUFFIXES)
+PICTURES = ("picture", "TIFF")
 SAME_AFFINE = 1e-3
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: ``read_grid`` and ``read`` take ``(path, frame=, series=)``."""
+    """A file format: its functions take ``(path, frame=, series=)``.
+
+    Attributes:
+        name: for messages.
+        read_grid: grid from the header.
+        read: image.
+        read_label: the same with the indices of a palette instead of its colours.
+    """
 
     name: str
     read_grid: Callable[..., Grid]
     read: Callable[..., Volume]
+    read_label: Callable[..., Volume]
 
 
 def find_format(path: Path) -> Format:
@@ -38,29 +48,61 @@ def find_format(path: Path) -> Format:
         )
     name = path.name.lower()
     if path.is_file():
-        if name.endswith(nifti.SUFFIXES):
-            return Format("NIfTI", _without_series(nifti.read_grid), _without_series(nifti.read))
-        if name.endswith(itk.SUFFIXES):
-            return Format("ITK", _without_series(itk.read_grid), _without_series(itk.read))
+        for suffixes, title, module in (
+            (nifti.SUFFIXES, "NIfTI", nifti),
+            (itk.SUFFIXES, "ITK", itk),
+        ):
+            if name.endswith(suffixes):
+                read = _without_series(module.read)
+                return Format(title, _without_series(module.read_grid), read, read)
+        for endings, label, flat in (
+            (pictures.SUFFIXES, PICTURES[0], pictures),
+            (tiff.SUFFIXES, PICTURES[1], tiff),
+        ):
+            if name.endswith(endings):
+                indices = _without_series(flat.read_indices)
+                return Format(
+                    label, _without_series(flat.read_grid), _without_series(flat.read), indices
+                )
     if is_dicom(path) if path.is_file() else has_dicom(path):
-        return Format("DICOM", dicom.read_grid, dicom.read)
+        return Format("DICOM", dicom.read_grid, dicom.read, dicom.read)
+    if path.is_dir() and any(one.name.lower().endswith(PICTURE_SUFFIXES) for one in path.iterdir()):
+        raise ValueError(
+            f"{path}: a folder of pictures; they are one stack only if asked for: give the files"
+        )
     found = "a folder without DICOM files" if path.is_dir() else "a file of another kind"
-    raise ValueError(f"{path}: found {found}; expected {', '.join(VOLUME_SUFFIXES)}")
+    raise ValueError(
+        f"{path}: found {found}; expected {', '.join(VOLUME_SUFFIXES + PICTURE_SUFFIXES)} or DICOM"
+    )
 
 
-def read_several(paths: Sequence[Path], frame: int | None, series: str | None) -> Volume:
-    """Read files that make up one image: volumes are its channels.
+def read_several(
+    paths: Sequence[Path], frame: int | None, series: str | None, *, as_label: bool = False
+) -> Volume:
+    """Read files that make up one image: pictures and DICOM files are slices, volumes channels.
 
     Raises:
-        ValueError: none, or their grids differ.
+        ValueError: none, of different kinds, or their grids differ.
     """
     if not paths:
         raise ValueError("no image file given; expected at least one")
-    if len(paths) > 1 and all(find_format(path).name == "DICOM" for path in paths):
+    formats = [find_format(path) for path in paths]
+    names = {one.name for one in formats}
+    if len(paths) > 1 and names == {"DICOM"}:
         return dicom.read(paths, frame=frame, series=series)
-    volumes = [find_format(path).read(path, frame=frame, series=series) for path in paths]
+    volumes = [
+        (one.read_label if as_label else one.read)(path, frame=frame, series=series)
+        for one, path in zip(formats, paths, strict=True)
+    ]
     if len(volumes) == 1:
         return volumes[0]
+    if names <= set(PICTURES):
+        return pictures.stack_pictures(volumes)
+    if "DICOM" in names or names & set(PICTURES):
+        raise ValueError(
+            f"{paths[0]}: files of different kinds ({', '.join(sorted(names))}) make no image; "
+            "expected slices of one kind, or volumes as channels"
+        )
     first = volumes[0]
     for other in volumes[1:]:
         if other.array.shape != first.shape:
