@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 
 from samtune.atomic import write_atomically
@@ -20,6 +19,9 @@ from samtune.preprocessing.readers.grid import (
     Volume,
     affine_text,
 )
+from samtune.preprocessing.readers.label_rule import LabelRule
+from samtune.preprocessing.readers.label_values import join_class_files, to_classes
+from samtune.preprocessing.readers.run_lengths import read_run_lengths
 
 __all__ = [
     "AFFINE_TOLERANCE",
@@ -27,6 +29,7 @@ __all__ = [
     "Affine",
     "Array",
     "Grid",
+    "LabelRule",
     "Spacing",
     "Volume",
     "case_id",
@@ -43,7 +46,6 @@ __all__ = [
 
 SUFFIXES = formats.VOLUME_SUFFIXES
 AFFINE_TOLERANCE = 1e-3
-WHOLE_TOLERANCE = 1e-3  # labels that were resampled or stored as float32 are this close to whole
 PERSONAL_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")  # free text of the header
 
 
@@ -158,43 +160,44 @@ def read_volume(path: Path) -> Volume:
     return read_image(path)
 
 
-def read_label(path: Path, *, frame: int | None = None, series: str | None = None) -> Volume:
-    """Read a 3D label volume as integers.
+def read_label(
+    path: Path | Sequence[Path],
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    rule: LabelRule | None = None,
+    like: Grid | None = None,
+) -> Volume:
+    """Read a label of any format as integers.
 
     A stored integer type is kept; a float file is accepted if all its values are whole within
     1e-3, as the smallest integer type that holds them.
 
     Args:
-        path, frame, series: as for :func:`read_image`.
+        path: a label file; several are one file a class. A ``.csv`` has run lengths.
+        frame, series: as for :func:`read_image`.
+        rule: what the stored values or colours mean (default: they are the classes; a picture of
+            0 and 255 alone is a mask of class 1, and its ``notes`` say so).
+        like: grid of the image; needed for run lengths, contours and segmentation objects, which
+            have none of their own.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as :func:`read_image`, or a value is not a whole number >= 0.
+        ValueError: as :func:`read_image`, or a value is not a whole number >= 0 or not in the
+            rule.
     """
-    path = Path(path)
-    volume = formats.find_format(path).read_label(path, frame=frame, series=series)
-    return dataclasses.replace(volume, array=whole_labels(path, volume.array))
-
-
-def whole_labels(path: Path, array: Array) -> Array:
-    """Label values as integers, see :func:`read_label`.
-
-    Raises:
-        ValueError: a value is not a whole number >= 0; names ``path``, the value and its voxel.
-    """
-    if array.dtype.kind == "f":
-        wrong = ~np.isfinite(array)
-        near = np.rint(np.where(wrong, 0, array))
-        wrong |= np.abs(array - near) > WHOLE_TOLERANCE
-        if wrong.any():
-            _refuse_label(path, array, wrong, "a whole number")
-    if array.dtype.kind in "if" and array.min() <= -1 + WHOLE_TOLERANCE:
-        _refuse_label(path, array, array <= -1 + WHOLE_TOLERANCE, ">= 0")
-    if array.dtype.kind == "f":
-        if near.max() > np.iinfo(np.uint32).max:
-            _refuse_label(path, array, near > np.iinfo(np.uint32).max, "at most 4294967295")
-        array = near.astype(np.min_scalar_type(int(near.max())))
-    return array
+    rule = rule or LabelRule()
+    paths = [Path(one) for one in path] if isinstance(path, Sequence) else [Path(path)]
+    if len(paths) != 1 or rule.files:
+        return join_class_files(formats.read_class_files(paths, frame, series), rule)
+    path = paths[0]
+    if path.name.lower().endswith(".csv") and path.is_file():
+        if like is None:
+            raise ValueError(f"{path}: run lengths need the grid of their image")
+        return read_run_lengths(path, like, rule)
+    one = formats.find_format(path)
+    stored = one.read_label(path, frame=frame, series=series)
+    return to_classes(stored, rule, is_picture=one.name in formats.PICTURES)
 
 
 def write_label(path: Path, array: Array, like: Grid) -> None:
@@ -271,11 +274,3 @@ def _narrow(volume: Volume) -> Volume:
         return volume
     with np.errstate(over="ignore"):  # becomes inf, which users of the values refuse
         return dataclasses.replace(volume, array=volume.array.astype(np.float32))
-
-
-def _refuse_label(path: Path, array: Array, wrong: npt.NDArray[np.bool_], expected: str) -> None:
-    where = tuple(int(index) for index in np.argwhere(wrong)[0])
-    raise ValueError(
-        f"{path}: label value {array[where]} at voxel {where} ({int(wrong.sum())} such voxels); "
-        f"every label value must be {expected}"
-    )

@@ -76,9 +76,18 @@ def find_format(path: Path) -> Format:
     )
 
 
-def read_several(
-    paths: Sequence[Path], frame: int | None, series: str | None, *, as_label: bool = False
-) -> Volume:
+def read_class_files(paths: Sequence[Path], frame: int | None, series: str | None) -> list[Volume]:
+    """Read label files, one a class, as stored.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not paths:
+        raise ValueError("no label file given; expected at least one")
+    return [find_format(path).read_label(path, frame=frame, series=series) for path in paths]
+
+
+def read_several(paths: Sequence[Path], frame: int | None, series: str | None) -> Volume:
     """Read files that make up one image: pictures and DICOM files are slices, volumes channels.
 
     Raises:
@@ -91,8 +100,7 @@ def read_several(
     if len(paths) > 1 and names == {"DICOM"}:
         return dicom.read(paths, frame=frame, series=series)
     volumes = [
-        (one.read_label if as_label else one.read)(path, frame=frame, series=series)
-        for one, path in zip(formats, paths, strict=True)
+        one.read(path, frame=frame, series=series) for one, path in zip(formats, paths, strict=True)
     ]
     if len(volumes) == 1:
         return volumes[0]
