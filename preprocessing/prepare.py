@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from samtune.preprocessing.intensity import Intensity, apply
+from samtune.preprocessing.intensity import Intensity, apply, is_finite
 from samtune.preprocessing.slicing import CaseGeometry, volume_to_slices
 from samtune.preprocessing.volumes import Volume
 
@@ -26,12 +26,11 @@ def prepare_case(
     Raises:
         ValueError: voxels are NaN or infinite (file and number named), or ``axis`` is not 0..2.
     """
-    if image.array.dtype.kind == "f":
+    if not is_finite(image.array):
         bad = int(image.array.size - np.isfinite(image.array).sum())
-        if bad:
-            raise ValueError(
-                f"{image.path}: {bad} of {image.array.size} voxels are NaN or infinite; "
-                "expected finite values"
-            )
+        raise ValueError(
+            f"{image.path}: {bad} of {image.array.size} voxels are NaN or infinite; "
+            "expected finite values"
+        )
     geometry = CaseGeometry.of(image, case=case, axis=axis)
     return volume_to_slices(apply(image.array, intensity), geometry), geometry
