@@ -197,7 +197,7 @@ def apply(array: Array, intensity: Intensity) -> Array:
 
 def _scale(array: Array, intensity: Intensity) -> Array:
     if array.ndim == 1:
-        return _scale(array[None], intensity)[0]
+        return np.squeeze(_scale(array[None], intensity), 0)
     limits = _limits(array, intensity)
     if limits is None:
         if array.dtype == intensity.dtype:
