@@ -11,7 +11,7 @@ import numpy.typing as npt
 from samtune.preprocessing.percentiles import HISTOGRAM_TYPES, positive_percentiles
 from samtune.preprocessing.volumes import Array
 
-MODALITIES = ("mr", "ct", "oct", "rgb", "xray")
+MODALITIES = ("mr", "ct", "oct", "rgb")
 SCOPES = ("volume", "slice")
 MR_PERCENTILES = (0.5, 99.5)
 CT_WINDOW = (40.0, 400.0)  # level and width in HU, soft tissue
@@ -34,7 +34,7 @@ class Intensity:
 
     Attributes:
         modality: ``mr``: clipped to two percentiles of its voxels > 0; ``ct``: a window in HU;
-            ``oct``, ``rgb``, ``xray``: values of the stored depth as they are, others by minimum
+            ``oct``, ``rgb`` (photographs, X-rays): values of the stored depth as they are, others by minimum
             and maximum; or, where given, clipped to percentiles as for mr.
         lower_percentile, upper_percentile: in [0, 100]; needed for mr, None for ct.
         window_level, window_width: HU, ct only, else None; width > 0.

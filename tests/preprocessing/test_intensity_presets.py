@@ -73,7 +73,7 @@ def test_window_presets_map_their_ends_whatever_the_volume_spans(name, low, high
     assert apply(np.full((1, 1, 1), step), intensity).item() == 1
 
 
-@pytest.mark.parametrize("modality", ["oct", "rgb", "xray"])
+@pytest.mark.parametrize("modality", ["oct", "rgb"])
 def test_two_dimensional_modalities_keep_their_values_or_take_percentiles(modality):
     colour = np.random.default_rng(0).integers(0, 200, (2, 9, 8, 3)).astype(np.uint8)
     np.testing.assert_array_equal(apply(colour, Intensity.for_modality(modality)), colour)
