@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from samtune.atomic import write_atomically
 from samtune.preprocessing.manifest import Manifest, SliceRecord
 from samtune.preprocessing.slice_file import LabelArray, read_slice_file
-from samtune.preprocessing.slicing import slice_spacing
+from samtune.preprocessing.slicing import stored_spacing
 from samtune.preprocessing.volumes import Array
 
 MAX_TILES = 20
@@ -98,13 +98,15 @@ def upright(array: Array) -> Array:
 
 def _tile(manifest: Manifest, record: SliceRecord) -> RGB:
     imgs, gts = read_slice_file(manifest.path(record))
-    spacing_h, spacing_w = slice_spacing(manifest.cases[record.case].geometry)
+    spacing_h, spacing_w = stored_spacing(manifest.cases[record.case].geometry)
     picture = upright(imgs[record.position])
+    if picture.dtype != np.uint8:
+        picture = np.rint(picture / 257).astype(np.uint8)  # 16 bits: 65535 is white
     height_mm, width_mm = picture.shape[0] * spacing_w, picture.shape[1] * spacing_h
     scale = TILE / max(height_mm, width_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
-    grey = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
-    rgb = np.array(grey.convert("RGB"))
+    shown = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
+    rgb = np.array(shown.convert("RGB"))
     if gts is not None:
         _outline(rgb, upright(gts[record.position]), manifest.case_labels())
     return rgb

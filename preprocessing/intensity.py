@@ -34,8 +34,8 @@ class Intensity:
 
     Attributes:
         modality: ``mr``: clipped to two percentiles of its voxels > 0; ``ct``: a window in HU;
-            ``oct``, ``rgb`` (photographs, X-rays): values of the stored depth as they are, others by minimum
-            and maximum; or, where given, clipped to percentiles as for mr.
+            ``oct``, ``rgb`` (photographs, X-rays): values of the stored depth as they are, others
+            by minimum and maximum; or, where given, clipped to percentiles as for mr.
         lower_percentile, upper_percentile: in [0, 100]; needed for mr, None for ct.
         window_level, window_width: HU, ct only, else None; width > 0.
         scope: ``volume``: one pair of limits a volume; ``slice``: each slice has its own.

@@ -72,6 +72,10 @@ class CaseMetricsWriter(CaseStream):
             force=True,
         )
 
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.manifest.cases[case].geometry
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Score a case."""
         assert self._table is not None
@@ -130,6 +134,10 @@ class CaseLabelWriter(CaseStream):
         super().__init__()
         self.sources = sources
         self.written: list[Path] = []
+
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.sources.geometry(case)
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Write the file."""

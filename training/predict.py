@@ -52,6 +52,7 @@ def predict(
         images,
         intensity=trained.intensity,
         axis=trained.axis,
+        slicing=trained.slicing,
         transform=ToFramed(network.image_size, network.normalization),
         out=out,
     )
