@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.score_case import region_mask, score_case_masks
 from samtune.evaluation.summary import format_summary, summarise, write_summary
+from samtune.preprocessing.label_files import write_label_file
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
@@ -145,7 +146,7 @@ class CaseLabelWriter(CaseStream):
         volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
         path = self.sources.output(case)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_label(path, volume, like=self.sources.grid(case))
+        write_label_file(path, volume, like=self.sources.grid(case))
         self.written.append(path)
         logger.info("wrote %s", path)
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.label_files import label_name
 from samtune.preprocessing.prepare import prepare_case
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slice_transforms import image_tensor
@@ -30,6 +31,8 @@ class RawSlices(Dataset[Item]):
         out: folder of the label files, named like the images.
         slicing: of the training data, see ``run.json``. Its crop is left out: there is no label to
             crop around.
+        file_format: of the label files, see :func:`samtune.preprocessing.label_files.label_name`;
+            ``None``: that of each image.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or unreadable, two have one name, or an
@@ -45,6 +48,7 @@ class RawSlices(Dataset[Item]):
         transform: Callable[[Item], Item],
         out: str | Path,
         slicing: Mapping[str, Any] | None = None,
+        file_format: str | None = None,
     ) -> None:
         self.paths = _files(data)
         self.intensity = Intensity.from_dict(dict(intensity))
@@ -58,14 +62,13 @@ class RawSlices(Dataset[Item]):
         self.slicing = trained.uncropped()
         self.transform = transform
         self.out = Path(out)
-        for case, path in self.paths.items():
-            if self.output(case).resolve() == path.resolve():
-                msg = (
-                    f"'{path}' would be overwritten by its prediction; choose another output folder"
-                )
-                raise ValueError(msg)
         # headers only: a file that can't be read is known before the first prediction
         self._grids = {case: read_grid(path) for case, path in self.paths.items()}
+        self._names = {
+            case: label_name(self.paths[case], num_slices=grid.shape[2], file_format=file_format)
+            for case, grid in self._grids.items()
+        }
+        self._refuse_overwriting()
         self._geometries = {
             case: self.slicing.lay(CaseGeometry.of(grid, case=case, axis=axis))
             for case, grid in self._grids.items()
@@ -109,7 +112,17 @@ class RawSlices(Dataset[Item]):
 
     def output(self, case: str) -> Path:
         """Where the case's label file goes."""
-        return self.out / self.paths[case].name
+        return self.out / self._names[case]
+
+    def _refuse_overwriting(self) -> None:
+        scans = {path.resolve(): path for path in self.paths.values()}
+        for case in self.paths:
+            scan = scans.get(self.output(case).resolve())
+            if scan is not None:
+                msg = (
+                    f"'{scan}' would be overwritten by its prediction; choose another output folder"
+                )
+                raise ValueError(msg)
 
 
 def _files(images: str | Path | Sequence[str | Path]) -> dict[str, Path]:
