@@ -97,7 +97,7 @@ class Intensity:
         cls,
         modality: str,
         *,
-        window: tuple[float, float] | None = None,
+        window: Sequence[float] | None = None,
         preset: str | None = None,
         percentiles: Sequence[float] | None = None,
         scope: str = "volume",

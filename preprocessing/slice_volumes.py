@@ -40,8 +40,8 @@ class PlannedCase:
 
     @property
     def num_slices(self) -> int:
-        """Number of slices, all of the volume's."""
-        return self.geometry.slices_shape[0]
+        """Number of slices, all of the volume's; of tiles if they are tiled."""
+        return self.geometry.slices_shape[0] * self.geometry.num_tiles
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def slice_volumes(
     if labels is not None and not skipped:
         _require_some_label(files, labels)
     if dry_run:
-        return _plan(out, files, axis, split, skipped)
+        return _plan(out, files, slicing, axis, split, skipped)
     if force:
         clear_output(out, cases)
     todo = [one for one in files if one.case not in set(skipped)]
@@ -213,6 +213,7 @@ def _slice_all(
 def _plan(
     out: Path,
     files: list[CaseFiles],
+    slicing: Slicing,
     axis: int | None,
     split: Mapping[str, str],
     skipped: list[str],
@@ -227,7 +228,7 @@ def _plan(
         except (ValueError, OSError) as error:
             failed[one.case] = str(error)
             continue
-        geometry = CaseGeometry.of(grid, case=one.case, axis=axis)
+        geometry = slicing.lay(CaseGeometry.of(grid, case=one.case, axis=axis))
         planned.append(PlannedCase(geometry, split[one.case], one.case in skipped))
     total = sum(case.num_slices for case in planned)
     return SliceReport(out, [], skipped, failed, total, planned)
