@@ -55,6 +55,7 @@ def predict(
         intensity=trained.intensity,
         axis=trained.axis,
         slicing=trained.slicing,
+        neighbours=trained.neighbours,
         transform=ToFramed(network.image_size, network.normalization),
         out=out,
         file_format=file_format,

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_files import label_name
+from samtune.preprocessing.neighbours import check_distance, stacked_slice
 from samtune.preprocessing.prepare import prepare_case
 from samtune.preprocessing.slice_settings import Slicing
-from samtune.preprocessing.slice_transforms import image_tensor
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, case_id, find_volumes, read_grid, read_volume
 
@@ -31,6 +31,8 @@ class RawSlices(Dataset[Item]):
         out: folder of the label files, named like the images.
         slicing: of the training data, see ``run.json``. Its crop is left out: there is no label to
             crop around.
+        neighbours: distance of the slices that are first and third channel, see
+            :class:`samtune.preprocessing.neighbours.StackNeighboursd`; 0: none.
         file_format: of the label files, see :func:`samtune.preprocessing.label_files.label_name`;
             ``None``: that of each image.
 
@@ -48,6 +50,7 @@ class RawSlices(Dataset[Item]):
         transform: Callable[[Item], Item],
         out: str | Path,
         slicing: Mapping[str, Any] | None = None,
+        neighbours: int = 0,
         file_format: str | None = None,
     ) -> None:
         self.paths = _files(data)
@@ -60,6 +63,7 @@ class RawSlices(Dataset[Item]):
                 trained.crop_unit,
             )
         self.slicing = trained.uncropped()
+        self.neighbours = check_distance(neighbours)
         self.transform = transform
         self.out = Path(out)
         # headers only: a file that can't be read is known before the first prediction
@@ -92,13 +96,16 @@ class RawSlices(Dataset[Item]):
                 volume, case=case, intensity=self.intensity, slicing=self.slicing
             )
             self._loaded = (case, slices)
-        image = self._loaded[1][number]
-        index, tile = divmod(number, self._geometries[case].num_tiles)
+        num_tiles = self._geometries[case].num_tiles
+        index, tile = divmod(number, num_tiles)
+        image = stacked_slice(
+            self._loaded[1], number, num_tiles=num_tiles, distance=self.neighbours
+        )
         item = {
             "case": case,
             "index": index,
-            "image": image_tensor(image),
-            "size_hw": np.array(image.shape[:2], dtype=np.int64),
+            "image": image,
+            "size_hw": np.array(image.shape[1:], dtype=np.int64),
         }
         return self.transform({**item, "tile": tile} if self._is_blended else item)
 

@@ -37,7 +37,7 @@ MAY_DIFFER = (
     "num_workers",
 )
 # settings that older runs lack, with what they did
-LATER_SETTINGS = {"activation": "softmax"}
+LATER_SETTINGS = {"activation": "softmax", "neighbours": 0}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -166,6 +166,11 @@ class TrainedRun:
     def slicing(self) -> dict[str, Any]:
         """How the slices it was trained on were cut, beside the axis."""
         return dict(self.record["data"].get("slicing", {}))  # older runs have none
+
+    @property
+    def neighbours(self) -> int:
+        """Distance of the slices that were read as first and third channel; 0: none."""
+        return int(self.record["settings"].get("neighbours", 0))
 
     @property
     def axis(self) -> int | None:
