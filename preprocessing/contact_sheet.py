@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.label_files import is_picture
 from samtune.preprocessing.manifest import Manifest, SliceRecord
 from samtune.preprocessing.slice_file import LabelArray, read_slice_file
 from samtune.preprocessing.slicing import stored_spacing
@@ -98,17 +99,21 @@ def upright(array: Array) -> Array:
 
 def _tile(manifest: Manifest, record: SliceRecord) -> RGB:
     imgs, gts = read_slice_file(manifest.path(record))
-    spacing_h, spacing_w = stored_spacing(manifest.cases[record.case].geometry)
-    picture = upright(imgs[record.position])
+    case = manifest.cases[record.case]
+    turn = upright
+    across_mm, down_mm = stored_spacing(case.geometry)
+    if is_picture(Path(case.image_name)):  # rows and columns as they are
+        turn, across_mm, down_mm = np.asarray, down_mm, across_mm
+    picture = turn(imgs[record.position])
     if picture.dtype != np.uint8:
         picture = np.rint(picture / 257).astype(np.uint8)  # 16 bits: 65535 is white
-    height_mm, width_mm = picture.shape[0] * spacing_w, picture.shape[1] * spacing_h
+    height_mm, width_mm = picture.shape[0] * down_mm, picture.shape[1] * across_mm
     scale = TILE / max(height_mm, width_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     shown = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
     rgb = np.array(shown.convert("RGB"))
     if gts is not None:
-        _outline(rgb, upright(gts[record.position]), manifest.case_labels())
+        _outline(rgb, turn(gts[record.position]), manifest.case_labels())
     return rgb
 
 

@@ -34,6 +34,11 @@ NRRD_GEOMETRY = ("space", "space units", "space directions", "space origin", "ki
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK counts towards left and posterior
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a PNG, JPEG, BMP or TIFF: its array axes are row, column, page."""
+    return _FORMAT_OF.get(path.suffix.lower()) == "png"
+
+
 def label_name(image: Path, *, num_slices: int = 1, file_format: str | None = None) -> str:
     """Name of the label file of an image.
 
@@ -87,21 +92,23 @@ def write_label_file(path: Path, array: Array, like: Grid) -> None:
         raise ValueError(f"{path}: label must be integers >= 0, got {array.dtype}")
     values = array.astype(np.min_scalar_type(int(array.max())))
     if lower.endswith(".png"):
-        write_atomically(path, _png(path, values))
+        write_atomically(path, _png(path, values, like))
     else:
         copied = _nrrd(values, like) if lower.endswith(".nrrd") else None
         write_atomically(path, copied or _itk(path, values, like))
 
 
-def _png(path: Path, values: Array) -> bytes:
+def _png(path: Path, values: Array, like: Grid) -> bytes:
     if values.shape[2] != 1 or values.dtype.itemsize > 2:
         raise ValueError(
             f"{path}: label of shape {values.shape} and type {values.dtype}; a PNG holds one slice "
             "of values up to 65535"
         )
     buffer = io.BytesIO()
-    rows = np.ascontiguousarray(values[:, :, 0].T)  # i is the column, j the row
-    Image.fromarray(rows).save(buffer, format="PNG")
+    rows = values[:, :, 0]
+    if not is_picture(like.path):  # i of a scan is the column, j the row
+        rows = rows.T
+    Image.fromarray(np.ascontiguousarray(rows)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -20,7 +20,9 @@ def prepare_case(
     """Scale a volume's intensities and cut it into slices.
 
     Args:
-        image: as :func:`samtune.preprocessing.volumes.read_volume` gives it, grey or ``i j k 3``.
+        image: as :func:`samtune.preprocessing.volumes.read_volume` gives it, grey or ``i j k 3``:
+            for ``mr`` and ``ct`` three scans on one grid, each with its own limits, for ``oct`` and
+            ``rgb`` colours.
         case: case id.
         intensity: scaling to 0..255 or 0..65535; limits are those of the whole volume, or of whole
             native slices, whatever is cropped.
@@ -51,9 +53,16 @@ def prepare_case(
     native = CaseGeometry.of(image, case=case, axis=axis)
     geometry = slicing.lay(native, None if label is None else volume_to_slices(label, native))
     if intensity.scope == "slice":
-        slices = apply(volume_to_slices(image.array, native), intensity)
+        slices = _scale(volume_to_slices(image.array, native), intensity)
     else:  # scaled first: what is turned then is a half or a quarter as large
-        slices = volume_to_slices(apply(image.array, intensity), native)
+        slices = volume_to_slices(_scale(image.array, intensity), native)
     if geometry.plane is not None:
         slices = geometry.plane.store_images(slices)
     return slices, geometry
+
+
+def _scale(array: Array, intensity: Intensity) -> Array:
+    """Colours have limits in common; channels that are scans of their own have their own."""
+    if array.ndim < 4 or intensity.modality in ("oct", "rgb"):
+        return apply(array, intensity)
+    return np.stack([apply(array[..., c], intensity) for c in range(array.shape[3])], axis=3)

@@ -148,15 +148,16 @@ def test_lengths_of_a_nifti_in_metres_become_mm(tmp_path):
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [(1, np.uint8), (300, np.uint16)])
-def test_a_png_holds_the_values_row_by_row(tmp_path, largest, dtype):
-    label = np.zeros((4, 3, 1), np.int32)  # 4 columns, 3 rows
-    label[3, 1, 0] = largest
-    like = grid_of(tmp_path / "photo.jpg", (4, 3, 1), np.eye(4))
-    write_label_file(tmp_path / "photo.png", label, like)
-    picture = np.asarray(Image.open(tmp_path / "photo.png"))
-    assert (picture.shape, picture.dtype) == ((3, 4), dtype)
-    assert np.argwhere(picture).tolist() == [[1, 3]]
-    assert picture[1, 3] == largest
+@pytest.mark.parametrize("name", ["photo.jpg", "scan.mha"])
+def test_a_png_holds_the_values_row_by_row(tmp_path, largest, dtype, name):
+    rows = np.zeros((3, 4), np.int32)
+    rows[1, 3] = largest
+    # axes of a picture are row and column, those of a scan x and y
+    label = rows[:, :, None] if name == "photo.jpg" else rows.T[:, :, None]
+    write_label_file(tmp_path / "a.png", label, grid_of(tmp_path / name, label.shape, np.eye(4)))
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.dtype == dtype
+    np.testing.assert_array_equal(picture, rows)
 
 
 @pytest.mark.parametrize("suffix", ["nrrd", "mha", "png"])
