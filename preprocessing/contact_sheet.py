@@ -97,13 +97,18 @@ def upright(array: Array) -> Array:
     return np.flip(np.swapaxes(array, 0, 1), axis=0)
 
 
+def as_it_is(array: Array) -> Array:
+    """A slice of a picture: rows run down, columns across."""
+    return array
+
+
 def _tile(manifest: Manifest, record: SliceRecord) -> RGB:
     imgs, gts = read_slice_file(manifest.path(record))
     case = manifest.cases[record.case]
     turn = upright
     across_mm, down_mm = stored_spacing(case.geometry)
     if is_picture(Path(case.image_name)):  # rows and columns as they are
-        turn, across_mm, down_mm = np.asarray, down_mm, across_mm
+        turn, across_mm, down_mm = as_it_is, down_mm, across_mm
     picture = turn(imgs[record.position])
     if picture.dtype != np.uint8:
         picture = np.rint(picture / 257).astype(np.uint8)  # 16 bits: 65535 is white

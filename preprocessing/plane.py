@@ -119,7 +119,12 @@ class Plane:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Plane":
         """Inverse of :meth:`to_dict`."""
-        return cls(**{key: None if value is None else tuple(value) for key, value in data.items()})
+        native, crop, size, tile = (
+            None if data[key] is None else tuple(data[key])
+            for key in ("native_hw", "crop", "size_hw", "tile")
+        )
+        assert native is not None
+        return cls(native, crop, size, tile)
 
     def _cut(self, slices: Array) -> Array:
         if slices.shape[1:3] != self.native_hw:

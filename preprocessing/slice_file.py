@@ -35,9 +35,12 @@ def write_slice_file(
     path = Path(path)
     _check(path, imgs, gts)
     buffer = io.BytesIO()  # members of the archive are dated 1980-01-01 by zipfile
-    arrays = {"imgs": imgs, "gts": gts, "reference": reference}
-    # mypy takes the keywords for the function's own options
-    np.savez_compressed(buffer, **{k: v for k, v in arrays.items() if v is not None})
+    if gts is None:
+        np.savez_compressed(buffer, imgs=imgs)
+    elif reference is None:
+        np.savez_compressed(buffer, imgs=imgs, gts=gts)
+    else:
+        np.savez_compressed(buffer, imgs=imgs, gts=gts, reference=reference)
     write_atomically(path, buffer.getvalue())
 
 
