@@ -36,6 +36,7 @@ CORE = [
     "tensorboard",  # MONAI's TensorBoard handlers
     "surface-distance",  # NSD and HD95
     "pillow",  # text and outlines in contact sheets and overlays
+    "connected-components-3d>=4",  # small objects in labels
 ]
 
 EXTRAS = {

@@ -70,7 +70,7 @@ def assemble_manifest(
         content = read_case_file(case_path(out, case))
         cases[case] = replace(content.record, split=split[case])
         slices += [replace(row, split=split[case]) for row in content.slices]
-    slices.sort(key=lambda row: (row.case, row.index))
+    slices.sort(key=lambda row: (row.case, row.index, row.tile))
     settings = {**settings, "label_values": label_values(slices)}
     return Manifest(out, settings, cases, slices, sorted(failed))
 

@@ -1,10 +1,12 @@
 """MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
-then ``image``, ``label``, ``size_hw`` and, where asked, the prompts and ``pred``.
+where slices are tiled or resampled ``tile``, then ``image``, ``label``, ``size_hw`` and, where
+asked, the prompts and ``pred``.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,19 @@ from samtune.preprocessing.model_frame import (
 from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Logits of a stored slice or tile, not yet read: that is done on the case's native pixels.
+
+    Attributes:
+        logits: ``c h w`` float32 on the stored pixels.
+        read: turns logits ``c h w`` into the prediction, a class map or masks.
+    """
+
+    logits: np.ndarray[Any, Any]
+    read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
 
 
 class LoadSliced(Transform):
@@ -59,7 +74,10 @@ class ToFramed(Transform):
         """See :mod:`samtune.preprocessing.model_frame`."""
         item = dict(data)
         size = (int(item["size_hw"][0]), int(item["size_hw"][1]))
-        item["image"] = image_to_frame(item["image"], self.image_size, self.normalization)
+        image = item["image"]
+        if self.normalization == "sam" and torch.is_floating_point(image):
+            image = image / 257  # of 16 bits: 65535 is white, as 255 is
+        item["image"] = image_to_frame(image, self.image_size, self.normalization)
         if "label" in item:
             item["label"] = label_to_frame(item["label"], self.image_size)
         if "boxes" in item:
@@ -108,34 +126,40 @@ class ToClassMapd(Transform):
         self.paint = None if paint is None else tuple(paint)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``.
+        """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`.
 
         Raises:
             ValueError: ``pred`` has another number of channels than are painted.
         """
         item = dict(data)
-        logits = logits_to_slice(_plain(item["pred"]), _size(item))
+        item["pred"] = _read(item, self.read)
+        return item
+
+    def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Logits ``c h w`` as a class map ``h w``."""
         if self.paint is None:
-            item["pred"] = self.values[logits.argmax(0).cpu()].numpy()
-            return item
+            return np.asarray(self.values[logits.argmax(0).cpu()].numpy())
         if len(logits) != len(self.paint) + 1:
             msg = f"pred has {len(logits) - 1} foreground channels, to paint are {len(self.paint)}"
             raise ValueError(msg)
         painted = np.zeros(logits.shape[1:], self.values.numpy().dtype)
         for value, mask in zip(self.paint, (logits[1:] > 0).cpu().numpy(), strict=True):
             painted[mask] = value
-        item["pred"] = painted
-        return item
+        return painted
 
 
 class ToMasksd(Transform):
     """Turn ``pred`` logits ``p s s`` of the frame, one a prompt, into bool masks ``p h w``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``."""
+        """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`."""
         item = dict(data)
-        item["pred"] = (logits_to_slice(_plain(item["pred"]), _size(item)) > 0).cpu().numpy()
+        item["pred"] = _read(item, self.read)
         return item
+
+    def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Logits ``p h w`` as masks."""
+        return np.asarray((logits > 0).cpu().numpy())
 
 
 def image_tensor(image: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -163,6 +187,13 @@ def channel_label(
     for channel, value in enumerate(class_values, start=1):
         out[label == value] = channel
     return torch.from_numpy(out)[None]
+
+
+def _read(
+    item: Mapping[Hashable, Any], read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any] | StoredLogits:
+    logits = logits_to_slice(_plain(item["pred"]), _size(item))
+    return StoredLogits(logits.cpu().numpy(), read) if "tile" in item else read(logits)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

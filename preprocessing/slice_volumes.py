@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from samtune.preprocessing.contact_sheet import draw_contact_sheet
 from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.output_folder import (
     CONTACT_SHEET_NAME,
     assemble_manifest,
@@ -21,6 +22,7 @@ from samtune.preprocessing.output_folder import (
 )
 from samtune.preprocessing.pairing import CaseFiles, pair_files
 from samtune.preprocessing.slice_case import file_sha256, try_slice_case
+from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import AXES, CaseGeometry
 from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv, split_cases
 from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
@@ -38,8 +40,8 @@ class PlannedCase:
 
     @property
     def num_slices(self) -> int:
-        """Number of slices, all of the volume's."""
-        return self.geometry.slices_shape[0]
+        """Number of slices, all of the volume's; of tiles if they are tiled."""
+        return self.geometry.slices_shape[0] * self.geometry.num_tiles
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def slice_volumes(
     axis: int | None = None,
     layout: Literal["slice", "volume"] = "slice",
     window: tuple[float, float] | None = None,
+    intensity: Intensity | None = None,
+    slicing: Slicing | None = None,
+    label_steps: LabelSteps | None = None,
     split_ratio: Sequence[float] = DEFAULT_RATIO,
     split_counts: Sequence[int] | None = None,
     split_csv: Path | None = None,
@@ -96,6 +101,9 @@ def slice_volumes(
         axis: RAS axis to cut; None takes the one with the largest spacing, ties 2.
         layout: one file a slice, or one a volume.
         window: level and width in HU, ct only.
+        intensity: in place of the modality's defaults and of ``window``.
+        slicing: crop, resampling, tiles and channels; its axis counts where ``axis`` is None.
+        label_steps: label map and removal of small objects; names in the map are class names.
         split_ratio: shares of train, val and test.
         split_counts: numbers of cases in place of the shares.
         split_csv: file with columns case,split in place of both.
@@ -123,7 +131,13 @@ def slice_volumes(
         raise ValueError(f"layout must be slice or volume, got {layout!r}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
-    intensity = Intensity.for_modality(modality, window=window)
+    intensity = intensity or Intensity.for_modality(modality, window=window)
+    if intensity.modality != modality:
+        raise ValueError(f"intensity is of modality {intensity.modality}, asked for is {modality}")
+    slicing, label_steps = slicing or Slicing(), label_steps or LabelSteps()
+    axis = slicing.axis if axis is None else axis
+    if labels is None and (label_steps != LabelSteps() or slicing.crop_margin is not None):
+        raise ValueError(f"{images}: a crop, label map or removal of objects needs labels")
     files = pair_files(images, labels)
     cases = [one.case for one in files]
     if split_csv is not None:
@@ -141,17 +155,20 @@ def slice_volumes(
         "layout": layout,
         "labelled": labels is not None,
         "split": rule,
-        "class_names": _names_by_text(class_names or {}),
+        "class_names": _names_by_text({**label_steps.label_map.class_names, **(class_names or {})}),
     }
+    for key, value in (("slicing", slicing.to_dict()), ("label_steps", label_steps.to_dict())):
+        if value:  # absent where nothing is asked for: as in folders of older versions
+            settings[key] = value
     skipped = [] if force else finished_cases(out, files, settings, split)
     if labels is not None and not skipped:
         _require_some_label(files, labels)
     if dry_run:
-        return _plan(out, files, axis, split, skipped)
+        return _plan(out, files, slicing, axis, split, skipped)
     if force:
         clear_output(out, cases)
     todo = [one for one in files if one.case not in set(skipped)]
-    failed = _slice_all(todo, out, settings, workers=workers, progress=progress)
+    failed = _slice_all(todo, out, settings, split, workers=workers, progress=progress)
     manifest = assemble_manifest(out, settings, split, failed)
     remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
     if manifest.cases:
@@ -165,13 +182,16 @@ def _slice_all(
     todo: list[CaseFiles],
     out: Path,
     settings: dict[str, Any],
+    split: Mapping[str, str],
     *,
     workers: int | None,
     progress: bool,
 ) -> dict[str, str]:
     number = min(workers or joblib.cpu_count(), len(todo)) or 1
     parallel = joblib.Parallel(n_jobs=number, return_as="generator_unordered")
-    outcomes = parallel(joblib.delayed(try_slice_case)(one, out, settings) for one in todo)
+    outcomes = parallel(
+        joblib.delayed(try_slice_case)(one, out, settings, split[one.case]) for one in todo
+    )
     failed: dict[str, str] = {}
     finished = 0
     try:
@@ -193,6 +213,7 @@ def _slice_all(
 def _plan(
     out: Path,
     files: list[CaseFiles],
+    slicing: Slicing,
     axis: int | None,
     split: Mapping[str, str],
     skipped: list[str],
@@ -207,7 +228,7 @@ def _plan(
         except (ValueError, OSError) as error:
             failed[one.case] = str(error)
             continue
-        geometry = CaseGeometry.of(grid, case=one.case, axis=axis)
+        geometry = slicing.lay(CaseGeometry.of(grid, case=one.case, axis=axis))
         planned.append(PlannedCase(geometry, split[one.case], one.case in skipped))
     total = sum(case.num_slices for case in planned)
     return SliceReport(out, [], skipped, failed, total, planned)

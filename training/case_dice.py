@@ -9,6 +9,7 @@ from ignite.metrics import Metric
 
 from samtune.evaluation.dice import dice_score
 from samtune.preprocessing.manifest import Manifest
+from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.task import Task
 
@@ -75,6 +76,9 @@ class _Scores(CaseStream):
         self.task = task
         self.cases: dict[str, dict[str, float]] = {}
         self._references: dict[str, Array] = {}
+
+    def geometry(self, case: str) -> CaseGeometry:
+        return self.manifest.cases[case].geometry
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         if case not in self._references:

@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.score_case import region_mask, score_case_masks
 from samtune.evaluation.summary import format_summary, summarise, write_summary
+from samtune.preprocessing.label_files import write_label_file
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
@@ -72,6 +73,10 @@ class CaseMetricsWriter(CaseStream):
             force=True,
         )
 
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.manifest.cases[case].geometry
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Score a case."""
         assert self._table is not None
@@ -131,13 +136,17 @@ class CaseLabelWriter(CaseStream):
         self.sources = sources
         self.written: list[Path] = []
 
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.sources.geometry(case)
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Write the file."""
         geometry = self.sources.geometry(case)
         volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
         path = self.sources.output(case)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_label(path, volume, like=self.sources.grid(case))
+        write_label_file(path, volume, like=self.sources.grid(case))
         self.written.append(path)
         logger.info("wrote %s", path)
 

@@ -37,7 +37,7 @@ MAY_DIFFER = (
     "num_workers",
 )
 # settings that older runs lack, with what they did
-LATER_SETTINGS = {"activation": "softmax"}
+LATER_SETTINGS = {"activation": "softmax", "neighbours": 0}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class RunFolder:
                 "dataset_dir": str(self.manifest.root.resolve()),
                 "slices": self._slices_hash(),
                 **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
+                "slicing": self.manifest.settings.get("slicing", {}),
             },
             "network": {**base_config(self.network), "peft": self.network.peft},
             "parameters": {
@@ -160,6 +161,16 @@ class TrainedRun:
     def intensity(self) -> dict[str, Any]:
         """Intensity step of its training data."""
         return dict(self.record["data"]["intensity"])
+
+    @property
+    def slicing(self) -> dict[str, Any]:
+        """How the slices it was trained on were cut, beside the axis."""
+        return dict(self.record["data"].get("slicing", {}))  # older runs have none
+
+    @property
+    def neighbours(self) -> int:
+        """Distance of the slices that were read as first and third channel; 0: none."""
+        return int(self.record["settings"].get("neighbours", 0))
 
     @property
     def axis(self) -> int | None:
