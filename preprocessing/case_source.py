@@ -27,7 +27,7 @@ class CaseSource:
     def __post_init__(self) -> None:
         if not self.case or not self.images:
             raise ValueError(
-                f"case {self.case!r} with {len(self.images)} images; needs a name and one"
+                f"case {self.case!r} with {len(self.images)} images; expected a name and an image"
             )
         if self.split not in (None, "train", "val", "test"):
             raise ValueError(
