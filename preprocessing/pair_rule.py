@@ -78,7 +78,8 @@ class Pairs:
 def pair_stems(images: Iterable[str], labels: Iterable[str], rule: PairRule) -> Pairs:
     """Pair stems by a rule; nothing is lost: each is in one of the four parts of the result."""
     by_key: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    alone_images, alone_labels = [], []
+    alone_images: list[str] = []
+    alone_labels: list[str] = []
     for stems, key_of, side, alone in (
         (images, rule.image_key, 0, alone_images),
         (labels, rule.label_key, 1, alone_labels),

@@ -50,16 +50,18 @@ def pair_files(
     expected = "a label of the same name" if rule is None else f"one by rule {rule.text!r}"
     if unpaired:
         rules = suggest_rules(found, label_files) if images != labels else []
+        number = len(pairs) + len(unpaired)
         raise ValueError(
-            f"{images}: {len(unpaired)} of {len(pairs) + len(unpaired)} images without a label in {labels}: "
+            f"{images}: {len(unpaired)} of {number} images without a label in {labels}: "
             f"{_names(unpaired)}; expected {expected}"
             + (f"; labels without an image: {_names(alone)}" if alone else "")
             + (f"; would pair all: --pair {' or '.join(map(repr, rules))}" if rules else "")
         )
     if alone and not images.is_file():
         expected = expected.replace("a label", "an image")
+        number = len(pairs) + len(alone)
         raise ValueError(
-            f"{labels}: {len(alone)} of {len(pairs) + len(alone)} labels without an image in {images}: "
+            f"{labels}: {len(alone)} of {number} labels without an image in {images}: "
             f"{_names(alone)}; expected {expected}"
         )
     return [pairs[case] for case in sorted(pairs)]

@@ -13,9 +13,10 @@ from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles
 from samtune.preprocessing.prepare import prepare_case
+from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_case_label
 from samtune.preprocessing.slice_file import LABEL_MAX, LabelArray, write_slice_file
 from samtune.preprocessing.slicing import volume_to_slices
-from samtune.preprocessing.volumes import Volume, check_same_grid, read_label, read_volume
+from samtune.preprocessing.volumes import Volume, check_same_grid
 
 NO_SPLIT = ""  # a case file has none: the split is of all cases together
 
@@ -76,8 +77,8 @@ def slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> None:
         ValueError: a file cannot be read, image and label do not fit, a label value does not fit
             uint16 or has no name although names were given.
     """
-    image = read_volume(files.image)
-    label = None if files.label is None else read_label(files.label)
+    image = read_case_image(files)
+    label = read_case_label(files)
     if label is not None:
         check_same_grid(image, label)
         _check_values(label, settings["class_names"])
@@ -85,7 +86,7 @@ def slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> None:
         image,
         case=files.case,
         intensity=Intensity.from_dict(settings["intensity"]),
-        axis=None if settings["axis"] == "auto" else settings["axis"],
+        axis=fixed_axis(files, None if settings["axis"] == "auto" else settings["axis"]),
     )
     gts = None
     if label is not None:

@@ -120,18 +120,18 @@ def volume_to_slices(array: Array, geometry: CaseGeometry) -> Array:
     """Cut a volume on the file's grid into slices.
 
     Args:
-        array: ``i j k`` with ``geometry.shape``, any type.
+        array: ``i j k`` with ``geometry.shape``, any type; or with channels, ``i j k c``.
         geometry: of the file.
 
     Returns:
-        ``N H W`` of the same type, C-contiguous: N runs along ``geometry.axis`` of the RAS
-        volume, H and W along its two other axes in order (axis 2: H is left-right, W is
+        ``N H W`` or ``N H W c`` of the same type, C-contiguous: N runs along ``geometry.axis`` of
+        the RAS volume, H and W along its two other axes in order (axis 2: H is left-right, W is
         posterior-anterior). No value is changed or interpolated.
 
     Raises:
         ValueError: the array is not on the geometry's grid.
     """
-    if array.shape != geometry.shape:
+    if array.shape[:3] != geometry.shape:
         raise ValueError(
             f"case {geometry.case!r}: array has shape {array.shape}, expected {geometry.shape}"
         )

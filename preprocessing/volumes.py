@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def read_volume(path: Path) -> Volume:
         with np.errstate(over="ignore"):  # becomes inf, which users of the values refuse
             array = array.astype(np.float32)
     return _with_values(grid, array)
+
+
+def read_image(
+    path: Path | Sequence[Path], *, frame: int | None = None, series: str | None = None
+) -> Volume:
+    """Read the image of a case: :func:`read_volume` of its one file.
+
+    Raises:
+        ValueError: several files, a frame or a series; or as :func:`read_volume`.
+    """
+    paths = [path] if isinstance(path, Path) else list(path)
+    if len(paths) != 1 or frame is not None or series is not None:
+        raise ValueError(f"{paths[0]}: {len(paths)} files, frame {frame}; expected one 3D volume")
+    return read_volume(paths[0])
 
 
 def read_label(path: Path) -> Volume:

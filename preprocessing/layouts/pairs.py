@@ -63,7 +63,7 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
     splits = split_folders(folder)
     roots: dict[str | None, Path] = {None: folder}
     if splits and not _has_both(folder, options):
-        roots = {**splits}
+        roots = dict(splits.items())
     found: list[tuple[str, CaseSource]] = []
     unpaired: list[str] = []
     for split, root in roots.items():
