@@ -17,8 +17,8 @@ PARENTS = 2  # lists lie in the dataset folder or up to so many folders below wh
 
 def recognise(folder: Path) -> Evidence | None:
     """A list file, or a folder with some, whose first line names two files that are there."""
-    files = [path for path in _list_files(folder) if _first_pair_is_there(path)]
-    if not files:
+    files = [path for path in _list_files(folder) if _looks_like_list(path)]
+    if not any(_first_pair_is_there(path) for path in files):
         return None
     return Evidence("finetune_sam", tuple(f"{path.name}: lines of image,mask" for path in files))
 
@@ -30,7 +30,7 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
         ValueError: a line of another form, a path that fits two places, a list without a split in
             its name beside others, or a case in two lists.
     """
-    files = [path for path in _list_files(folder) if _first_pair_is_there(path)]
+    files = [path for path in _list_files(folder) if _looks_like_list(path)]
     splits = {path: _split_of(path.stem) for path in files}
     unknown = [path.name for path, split in splits.items() if split is None]
     if len(files) > 1 and unknown:
@@ -87,11 +87,21 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def _looks_like_list(path: Path) -> bool:
+    """Whether its first line is the names of two images, there or not."""
+    try:
+        first = next(filter(str.strip, path.read_text(encoding="utf-8-sig").splitlines()), "")
+    except (UnicodeDecodeError, OSError):
+        return False
+    parts = first.split(",") if "," in first else first.split()
+    return len(parts) == 2 and all(stem_of(part.strip()) is not None for part in parts)
+
+
 def _first_pair_is_there(path: Path) -> bool:
     try:
-        pairs = _lines(path)
-        return any(_find(path, a, None) and _find(path, b, None) for a, b in pairs[:1])
-    except (ValueError, OSError):
+        image, mask = _lines(path)[0]
+        return bool(_find(path, image, None) and _find(path, mask, None))
+    except ValueError:
         return False
 
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.commands.slice_input import add_input_arguments, for_slicing
+
 if TYPE_CHECKING:
     from samtune.preprocessing.slice_volumes import SliceReport
 
@@ -12,6 +14,8 @@ HELP = "turn NIfTI volumes into slice files with a manifest"
 EPILOG = """example:
   samtune slice images --labels labels --modality mr --out slices \\
     --split 0.7 0.1 0.2 --class-names "1:anterior,2:posterior"
+  samtune slice Task04_Hippocampus --modality mr --out slices
+  samtune slice CHASE --dataset chase --out slices
 """
 
 
@@ -21,20 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Turn NIfTI volumes into slice files with a manifest; see --out."
     parser.epilog = EPILOG
     parser.add_argument(
-        "images", type=Path, metavar="IMAGES", help="folder of .nii/.nii.gz volumes, or one volume"
-    )
-    parser.add_argument(
-        "--labels",
+        "images",
         type=Path,
-        help="folder of label volumes of the same names (case_0000.nii.gz pairs with "
-        "case.nii.gz), or one (default: unlabelled)",
+        metavar="FOLDER",
+        help="folder of .nii/.nii.gz volumes, or one volume; or the folder of a dataset, see "
+        "'samtune inspect FOLDER'",
     )
+    add_input_arguments(parser)
+    parser.set_defaults(usage_error=parser.error)
     parser.add_argument(
         "--modality",
-        required=True,
         choices=("mr", "ct", "oct"),
         help="intensity scaling: mr clips to 0.5-99.5 %% of voxels > 0, ct takes a window, "
-        "oct keeps uint8 or scales by minimum and maximum",
+        "oct keeps uint8 or scales by minimum and maximum; required without --dataset",
     )
     parser.add_argument(
         "-o",
@@ -124,9 +127,11 @@ def run(args: argparse.Namespace) -> int:
     from samtune.preprocessing.slice_volumes import slice_volumes
     from samtune.preprocessing.splits import DEFAULT_RATIO
 
+    if args.modality is None and args.dataset is None:
+        args.usage_error("the following arguments are required: --modality")
+    cases, class_names = for_slicing(args)
     report = slice_volumes(
-        args.images,
-        args.labels,
+        cases,
         modality=args.modality,
         out=args.out,
         axis=None if args.axis == "auto" else int(args.axis),
@@ -136,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         split_counts=args.split_counts,
         split_csv=args.split_csv,
         seed=args.seed,
-        class_names=args.class_names,
+        class_names=class_names,
         workers=args.workers,
         dry_run=args.dry_run,
         force=args.force,
