@@ -1,13 +1,16 @@
 """Pairs: a folder of images and one of labels, at the top or in each of the splits' folders.
 
-With a rule such as ``{stem}_mask``, images and labels may lie in one folder.
+With a rule such as ``{stem}_mask``, images and labels may lie in one folder. Folder names with
+``{split}`` stand for one folder a split: ``{split}_images`` for ``train_images``, ``Val_images``.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from samtune.preprocessing.case_source import CaseSource
 from samtune.preprocessing.layouts.files import (
+    SPLIT_NAMES,
     case_names,
     image_files,
     naming,
@@ -18,6 +21,7 @@ from samtune.preprocessing.layouts.files import (
 from samtune.preprocessing.layouts.listing import Evidence, LayoutOptions, Listing
 from samtune.preprocessing.pair_rule import PairRule, ambiguity, pair_stems, suggest_rules
 
+SPLIT = "{split}"
 IMAGES = ("images", "image", "imgs", "img", "scans", "inputs", "original")
 LABELS = (
     "labels",
@@ -60,21 +64,17 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
         FileNotFoundError: no images, or no labels.
     """
     rule = PairRule(options.pair or "stem")
-    splits = split_folders(folder)
-    roots: dict[str | None, Path] = {None: folder}
-    if splits and not _has_both(folder, options):
-        roots = dict(splits.items())
     found: list[tuple[str, CaseSource]] = []
     unpaired: list[str] = []
-    for split, root in roots.items():
-        images, labels = _sides(root, options, rule)
+    for split, root, names in _roots(folder, options):
+        images, labels = _sides(root, names, rule)
         pairs = pair_stems(images, labels, rule)
         if pairs.ambiguous:
             raise ValueError(
                 f"{root}: rule {rule.text!r} pairs {ambiguity(pairs, shown(images), shown(labels))}"
                 f"; expected one label an image{_suggestion(images, labels)}"
             )
-        prefix = f"{root.name}/" if split else ""
+        prefix = f"{root.name if root != folder else split}/" if split else ""
         hint = _suggestion(images, labels) if pairs.images or pairs.labels else ""
         unpaired += [
             f"{prefix}{images[stem].parent.name}/{images[stem].name}: no label by rule "
@@ -92,6 +92,40 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
     names = case_names(path for path, _ in found)
     cases = [replace(source, case=names[path]) for path, source in found]
     return Listing("pairs", folder, sorted(cases, key=lambda one: one.case), unpaired)
+
+
+def _roots(folder: Path, options: LayoutOptions) -> list[tuple[str | None, Path, LayoutOptions]]:
+    """Split, folder that holds the two sides, and their names there; a single one without split."""
+    if SPLIT in (options.images or "") and SPLIT in (options.labels or ""):
+        words = {
+            match[1]: name
+            for path in visible(folder)
+            if (match := _split_pattern(options.images or "").fullmatch(path.name))
+            and (name := SPLIT_NAMES.get(match[1].lower()))
+        }
+        if not words:
+            raise FileNotFoundError(f"{folder}: no folder {options.images} for train, val or test")
+        return [
+            (
+                name,
+                folder,
+                replace(
+                    options,
+                    images=(options.images or "").replace(SPLIT, word),
+                    labels=(options.labels or "").replace(SPLIT, word),
+                ),
+            )
+            for word, name in words.items()
+        ]
+    splits = split_folders(folder)
+    if splits and not _has_both(folder, options):
+        return [(split, root, options) for split, root in splits.items()]
+    return [(None, folder, options)]
+
+
+def _split_pattern(template: str) -> re.Pattern[str]:
+    before, _, after = template.partition(SPLIT)
+    return re.compile(rf"{re.escape(before)}(\w+){re.escape(after)}")
 
 
 def _sides(

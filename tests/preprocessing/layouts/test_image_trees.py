@@ -188,6 +188,24 @@ def test_equal_names_in_two_splits_stay_apart(tree):
     ]
 
 
+def test_pairs_in_folders_named_by_split(tree, rows):
+    root = tree(
+        *(
+            f"{split}_{kind}_images/{name}.png"
+            for kind in ("original", "masks")
+            for split, name in (("Train", "a"), ("Val", "b"), ("Testing", "a"))
+        )
+    )
+    options = LayoutOptions(images="{split}_original_images", labels="{split}_masks_images")
+    assert rows(root, list_dataset(root, "pairs", options).cases) == [
+        ("test_a", ["Testing_original_images/a.png"], ["Testing_masks_images/a.png"], "test"),
+        ("train_a", ["Train_original_images/a.png"], ["Train_masks_images/a.png"], "train"),
+        ("val_b", ["Val_original_images/b.png"], ["Val_masks_images/b.png"], "val"),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"no folder im_\{split\} for train, val or test"):
+        list_dataset(root, "pairs", LayoutOptions(images="im_{split}", labels="m_{split}"))
+
+
 def test_pairs_in_one_folder_need_a_rule(tree, rows):
     root = tree("1.pgm", "1_gt.pgm", "12.pgm", "12_gt.pgm", "readme.txt")
     assert recognise(root) is None
