@@ -42,12 +42,16 @@ def draw_inspection(found: Inspection, path: Path) -> None:
         for number, split in enumerate(splits):
             left = [index - 0.4 + (number + 0.5) * width for index in range(len(values))]
             heights = [totals.get(split, {}).get(value, 0) for value in values]
-            axes.bar(left, heights, width, label=split, color=COLORS[split])
+            label = "no split" if split == NO_SPLIT else split
+            axes.bar(left, heights, width, label=label, color=COLORS[split])
         if what == "pixels":
-            axes.set_yscale("log")  # classes differ by orders of magnitude
+            # classes differ by orders of magnitude; from 1, or a small difference would fill it
+            axes.set_yscale("log")
+            axes.set_ylim(1, 2 * max(max(counts.values()) for counts in totals.values()))
         axes.set_xticks(range(len(values)), names, rotation=30 if len(values) > 4 else 0)
         axes.set_title(f"{title} with the class" if what != "pixels" else f"{title} of the class")
-    figure.axes[0].legend()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
     figure.suptitle(f"{found.listing.folder.name}: labels of {found.values_of}")
     buffer = io.BytesIO()
     # no date in the file: equal data gives equal bytes

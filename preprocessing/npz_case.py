@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
 from samtune.preprocessing.slice_file import LabelArray, read_slice_file
-from samtune.preprocessing.volumes import Array, Spacing, Volume
+from samtune.preprocessing.volumes import Array, Grid, Spacing, Volume
 
 AXIS = 2
 
@@ -89,6 +89,41 @@ def read_npz_label(path: Path) -> Volume:
     return _volume(path, slices.gts, slices.spacing)
 
 
+def read_npz_grid(path: Path) -> Grid:
+    """Voxel grid of a file by the headers of its arrays; their values are not read.
+
+    Raises:
+        ValueError: not a complete ``.npz`` with ``imgs``, or a shape that slices don't have.
+    """
+    shapes = _shapes(path)
+    if "imgs" not in shapes:
+        raise ValueError(f"{path}: expected the array 'imgs', found {', '.join(shapes) or 'none'}")
+    shape, labels = shapes["imgs"], shapes.get("gts")
+    if len(shape) == 2 or (len(shape) == 3 and labels is not None and len(labels) == 2):
+        shape = (1, *shape)
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ValueError(f"{path}: 'imgs' has shape {shape}; expected (N, H, W[, 3])")
+    return _grid(path, (shape[1], shape[2], shape[0]), _spacing(path))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    shapes[name.removesuffix(".npy")] = read(file)[0]
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: not a complete .npz slice file ({error})") from error
+    return shapes
+
+
 def _spacing(path: Path) -> Spacing:
     if "spacing" not in npz_keys(path):
         return (1.0, 1.0, 1.0)
@@ -102,12 +137,17 @@ def _spacing(path: Path) -> Spacing:
 
 def _volume(path: Path, slices: Array, spacing: Spacing) -> Volume:
     array = np.ascontiguousarray(np.moveaxis(slices, 0, 2))  # n h w ... -> h w n ...
+    rows, columns, number = array.shape[:3]
+    grid = _grid(path, (rows, columns, number), spacing)
+    return Volume(path, grid.shape, grid.affine, grid.spacing, grid.header, array)
+
+
+def _grid(path: Path, shape: tuple[int, int, int], spacing: Spacing) -> Grid:
     n, h, w = spacing
     affine = np.diag([h, w, n, 1.0])
     header = Nifti1Header()
-    header.set_data_shape(array.shape[:3])
+    header.set_data_shape(shape)
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=1)
     header.set_xyzt_units("mm")
-    rows, columns, number = array.shape[:3]
-    return Volume(path, (rows, columns, number), affine, (h, w, n), header, array)
+    return Grid(path, shape, affine, (h, w, n), header)

@@ -3,7 +3,13 @@
 import numpy as np
 
 from samtune.preprocessing.case_source import CaseSource
-from samtune.preprocessing.npz_case import AXIS, is_npz, read_npz_image, read_npz_label
+from samtune.preprocessing.npz_case import (
+    AXIS,
+    is_npz,
+    read_npz_grid,
+    read_npz_image,
+    read_npz_label,
+)
 from samtune.preprocessing.volumes import Grid, Volume, read_grid, read_image, read_label
 
 
@@ -42,9 +48,9 @@ def read_case_label(source: CaseSource) -> Volume | None:
 
 
 def case_grid(source: CaseSource) -> Grid:
-    """Voxel grid of a case's image; of a ``.npz`` file its values are read too."""
+    """Voxel grid of a case's image, without reading its values."""
     if is_npz(source.image):
-        return read_npz_image(source.image)
+        return read_npz_grid(source.image)
     return read_grid(source.image)
 
 

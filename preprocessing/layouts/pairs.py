@@ -89,8 +89,8 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
         for image, label in pairs.pairs.items():
             source = CaseSource(image, (images[image],), (labels[label],), split)
             found.append((f"{prefix}{image}", source))
-    names = case_names(path for path, _ in found)
-    cases = [replace(source, case=names[path]) for path, source in found]
+    ids = case_names(path for path, _ in found)
+    cases = [replace(source, case=ids[path]) for path, source in found]
     return Listing("pairs", folder, sorted(cases, key=lambda one: one.case), unpaired)
 
 

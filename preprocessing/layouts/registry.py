@@ -15,9 +15,10 @@ from samtune.preprocessing.layouts import (
     salt,
     sam_lora,
 )
-from samtune.preprocessing.layouts.files import naming, visible
+from samtune.preprocessing.layouts.files import naming, stem_of, visible
 from samtune.preprocessing.layouts.listing import Evidence, LayoutOptions, Listing
 
+NOTES = ("", ".csv", ".txt", ".json", ".md", ".yaml", ".yml", ".pdf", ".html", ".py", ".ipynb")
 FALLBACK = "pairs"  # two folders: also part of other layouts, so taken if none of them fits
 
 
@@ -118,9 +119,24 @@ def list_dataset(
     if not found.cases:
         problems = naming(found.unpaired) or "no images"
         raise ValueError(f"{folder}: layout {layout} has no cases here: {problems}")
+    found = replace(found, left_out=[*found.left_out, *_unknown_files(found)])
     if options.patient is not None:
         found = replace(found, cases=with_patients(found.cases, options.patient))
     return found
+
+
+def _unknown_files(found: Listing) -> list[str]:
+    """Files beside those of the cases that are neither images nor notes: of an unknown format."""
+    paths = {path for one in found.cases for path in (*one.images, *one.labels)}
+    return [
+        f"{parent.name}/{path.name}: not an image format that is known"
+        for parent in sorted({path.parent for path in paths})
+        for path in visible(parent)
+        if path.is_file()
+        and path not in paths
+        and stem_of(path.name) is None
+        and path.suffix.lower() not in NOTES
+    ]
 
 
 def with_patients(cases: list[CaseSource], pattern: str) -> list[CaseSource]:

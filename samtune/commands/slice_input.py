@@ -162,17 +162,20 @@ def for_slicing(args: argparse.Namespace) -> tuple["list[CaseSource]", dict[int,
     cases = listing.cases
     if args.split is not None or args.split_counts is not None or args.split_csv is not None:
         cases = [replace(one, split=None) for one in cases]
+    if listing.ignore_label is not None and getattr(args, "ignore_label", 0) is None:
+        args.ignore_label = listing.ignore_label
     names: Mapping[int, str] | None = args.class_names or listing.class_names or None
     return cases, None if names is None else dict(names)
 
 
 def _is_volumes(path: Path) -> bool:
     """A volume, or a folder with one directly in it: images, as they always were."""
+    from samtune.preprocessing.layouts.files import visible
     from samtune.preprocessing.volumes import volume_suffix
 
     if path.is_file():
         return volume_suffix(path) is not None
-    return path.is_dir() and any(volume_suffix(child) for child in path.iterdir())
+    return any(volume_suffix(child) for child in visible(path))
 
 
 def _say(found: SliceInput) -> None:

@@ -277,3 +277,8 @@ def test_a_folder_of_no_layout_says_what_is_there(tree):
         list_dataset(root / "x")
     with pytest.raises(ValueError, match="layout 'x'; expected auto, nnunet"):
         list_dataset(root, "x")
+
+
+def test_files_of_an_unknown_format_are_counted(tree):
+    root = tree("images/a.png", "images/b.webp", "images/notes.txt", "masks/a.png")
+    assert list_dataset(root).left_out == ["images/b.webp: not an image format that is known"]

@@ -5,7 +5,12 @@ import pytest
 
 from samtune.preprocessing.layouts import LAYOUTS, list_dataset, recognise
 from samtune.preprocessing.manifest import load_manifest
-from samtune.preprocessing.npz_case import read_npz, read_npz_image, read_npz_label
+from samtune.preprocessing.npz_case import (
+    read_npz,
+    read_npz_grid,
+    read_npz_image,
+    read_npz_label,
+)
 from samtune.preprocessing.slice_file import read_slice_file
 from samtune.preprocessing.slice_volumes import slice_volumes
 
@@ -115,3 +120,29 @@ def test_labels_that_are_not_there_are_an_error(tmp_path):
     np.savez(tmp_path / "a.npz", imgs=np.zeros((1, 2, 2), np.uint8))
     with pytest.raises(ValueError, match="has no labels 'gts'"):
         read_npz_label(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (5, 4)])
+def test_the_grid_is_known_without_the_values(tmp_path, rng, shape, colour):
+    write(tmp_path / "a.npz", rng, shape, colour=colour, spacing=(0.5, 0.75, 4.0))
+    grid, volume = read_npz_grid(tmp_path / "a.npz"), read_npz_image(tmp_path / "a.npz")
+    assert grid.shape == volume.shape == (5, 4, 3 if len(shape) == 3 else 1)
+    assert grid.spacing == volume.spacing == (0.75, 0.5, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros(2)}, "expected the array 'imgs', found x"),
+        ({"imgs": np.zeros((2, 2, 2, 2, 2))}, "'imgs' has shape"),
+        ({}, "found none"),
+    ],
+)
+def test_a_file_without_slices_has_no_grid(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        read_npz_grid(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:10])
+    with pytest.raises(ValueError, match=r"b\.npz: not a complete \.npz slice file"):
+        read_npz_grid(tmp_path / "b.npz")
