@@ -30,8 +30,8 @@ class DatasetDescription:
         patient: regular expression; its first group in the case id names the patient.
         channel: number or name, where images have several.
         label_map: rules ``VALUES=>TARGET:NAME``, for values other than those to train on.
-        colors: colour of each class in colour masks, 0..255 RGB.
-        class_names: label value to name, after the map or the colours.
+        label_rule: how stored label pixels become classes, such as ``colours: {1: [255, 0, 0]}``.
+        class_names: label value to name, after the map or the rule.
         window: CT level and width in HU.
         spacing: pixel or voxel size, in words.
     """
@@ -48,7 +48,7 @@ class DatasetDescription:
     patient: str | None = None
     channel: str | None = None
     label_map: str | None = None
-    colors: Mapping[int, tuple[int, int, int]] | None = None
+    label_rule: Mapping[str, Any] | None = None
     class_names: Mapping[int, str] | None = None
     window: tuple[float, float] | None = None
     spacing: str = "unknown"
@@ -87,13 +87,8 @@ def _value(path: Path, key: str, value: Any) -> Any:
     try:
         if key == "class_names":
             return {int(number): str(name) for number, name in value.items()}
-        if key == "colors":
-            colors = {int(number): tuple(int(c) for c in rgb) for number, rgb in value.items()}
-            if any(
-                len(rgb) != 3 or not 0 <= min(rgb) <= max(rgb) <= 255 for rgb in colors.values()
-            ):
-                raise ValueError
-            return colors
+        if key == "label_rule":
+            return {str(name): entry for name, entry in value.items()}
         if key == "window":
             level, width = value
             return float(level), float(width)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         modality=None,
         window=None,
         label_map=None,
-        colors=None,
+        label_rule=None,
         class_names=None,
     )
 
@@ -56,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
     named = args.input_layout
     args.skip_unpaired = True  # listed among the problems
     found = find_input(args, args.path)
-    report = inspect_cases(found.listing, sample=args.sample or None)
+    listing = found.listing
+    if args.class_names and not args.label_map:  # names of a description; a map changes values
+        listing = replace(listing, class_names=dict(args.class_names))
+    report = inspect_cases(listing, sample=args.sample or None)
     data = report.to_dict()
     reasons = found.evidence.reasons if found.evidence else ()
     data |= {"reasons": list(reasons), "command": _command(args, found, report, named)}

@@ -17,7 +17,7 @@ INPUT_LAYOUTS = ("nnunet", "msd", "salt", "finetune_sam", "sam_lora", "medsam", 
 PLAIN = "folder"  # images and --labels, or images alone
 SHOWN = 10
 # what a description says beside where files are; an option of the command of the same name
-FROM_DESCRIPTION = ("modality", "window", "channel", "label_map", "colors", "class_names")
+FROM_DESCRIPTION = ("modality", "window", "channel", "label_map", "label_rule", "class_names")
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def apply_description(args: argparse.Namespace) -> "DatasetDescription | None":
     description = read_description(path or known[args.dataset])
     for key in FROM_DESCRIPTION:
         value = getattr(description, key)
-        if value is None or getattr(args, key, None) is not None:
+        if value is None or getattr(args, key, None):
             continue
         if not hasattr(args, key):
             raise ValueError(f"{description.name}: needs the option {key}, which is not here")
-        setattr(args, key, value)
+        setattr(args, key, [value] if isinstance(getattr(args, key), list) else value)
     for key, option in (("pair", "pair"), ("images", "image_folder"), ("labels", "label_folder")):
         if getattr(args, option) is None:
             setattr(args, option, getattr(description, key))

@@ -15,6 +15,7 @@ from PIL import Image
 from samtune.cli import main
 from samtune.commands import slice as slice_command
 from samtune.preprocessing.dataset_description import find_descriptions, read_description
+from samtune.preprocessing.intensity import MODALITIES
 from samtune.preprocessing.layouts import LAYOUTS
 from samtune.preprocessing.manifest import load_manifest
 from samtune.preprocessing.volumes import read_image
@@ -68,7 +69,7 @@ def test_a_description_is_complete_and_in_the_documentation(name):
         ("source: {title: t}", r"missing \['licence', 'modality', 'url'\]"),
         ("source: {title: t, url: u, licence: l, modality: ct, x: 1}", r"unknown \['x'\]"),
         ("source: {title: t, url: u, licence: l, modality: ct, window: 3}", "window is 3"),
-        ("source: {title: t, url: u, licence: l, modality: ct, colors: {1: [0, 300, 0]}}", "color"),
+        ("source: {title: t, url: u, licence: l, modality: ct, label_rule: red}", "label_rule is"),
         ("source: {title: t, url: u, licence: l, modality: 4}", "modality is 4; expected text"),
     ],
 )
@@ -84,9 +85,11 @@ def run(name: str, folder: Path, out: Path):
     parser = argparse.ArgumentParser()
     slice_command.add_arguments(parser)
     options = vars(parser.parse_args(["x", "-o", "y"]))
-    for key in ("label_map", "colors"):
+    for key in ("label_map", "label_rule"):
         if getattr(description, key) is not None and key not in options:
             pytest.skip(f"samtune slice has no option for {key}")
+    if description.modality not in MODALITIES:
+        pytest.skip(f"no modality {description.modality}")
     for path in folder.rglob("*.*"):
         if path.suffix in (".png", ".jpg"):
             try:
