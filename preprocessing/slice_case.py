@@ -14,16 +14,11 @@ from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles
 from samtune.preprocessing.prepare import prepare_case
+from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_case_label
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import volume_to_slices
-from samtune.preprocessing.volumes import (
-    Array,
-    Volume,
-    check_same_grid,
-    read_label,
-    read_volume,
-)
+from samtune.preprocessing.volumes import Array, Volume, check_same_grid
 
 NO_SPLIT = ""  # a case file has none: the split is of all cases together
 
@@ -90,14 +85,14 @@ def slice_case(
         ValueError: a file cannot be read, image and label do not fit, a label value does not fit
             uint16, has no rule in the label map, or no name although names were given.
     """
-    image = read_volume(files.image)
-    label = None if files.label is None else read_label(files.label)
+    image = read_case_image(files)
+    label = read_case_label(files, rule=settings.get("label_rule"), like=image)
     steps = LabelSteps.from_dict(settings.get("label_steps", {}))
     mapped = None
     if label is not None:
         check_same_grid(image, label)
         mapped = _label_values(label, steps, settings["class_names"])
-    axis = None if settings["axis"] == "auto" else settings["axis"]
+    axis = fixed_axis(files, None if settings["axis"] == "auto" else settings["axis"])
     slicing = Slicing.from_dict(settings.get("slicing", {}), axis=axis)
     around = None
     if mapped is not None and slicing.crop_margin is not None and split in (None, "train"):

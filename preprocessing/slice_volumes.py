@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
+from samtune.preprocessing.case_source import CaseSource
 from samtune.preprocessing.contact_sheet import draw_contact_sheet
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_steps import LabelSteps
@@ -20,12 +21,15 @@ from samtune.preprocessing.output_folder import (
     finished_cases,
     remove_slice_files,
 )
-from samtune.preprocessing.pairing import CaseFiles, pair_files
+from samtune.preprocessing.pair_rule import PairRule
+from samtune.preprocessing.pairing import pair_files
+from samtune.preprocessing.read_case import case_grid, fixed_axis, read_case_label
 from samtune.preprocessing.slice_case import file_sha256, try_slice_case
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import AXES, CaseGeometry
-from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv, split_cases
-from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
+from samtune.preprocessing.source_splits import complete_split, split_sources
+from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv
+from samtune.preprocessing.volumes import check_same_grid, read_grid
 
 LAYOUTS = ("slice", "volume")
 
@@ -66,7 +70,7 @@ class SliceReport:
 
 
 def slice_volumes(
-    images: Path,
+    images: Path | Sequence[CaseSource],
     labels: Path | None = None,
     *,
     modality: str,
@@ -82,6 +86,8 @@ def slice_volumes(
     split_csv: Path | None = None,
     seed: int = 0,
     class_names: Mapping[int, str] | None = None,
+    pair_rule: PairRule | None = None,
+    label_rule: Mapping[str, Any] | None = None,
     workers: int | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -94,7 +100,9 @@ def slice_volumes(
     whether or not a run was killed in between: a rerun does what is missing.
 
     Args:
-        images: folder of ``.nii``/``.nii.gz`` volumes, or one volume.
+        images: folder of ``.nii``/``.nii.gz`` volumes, or one volume; or the cases of a dataset
+            (:func:`samtune.preprocessing.layouts.list_dataset`), whose own split is kept: cases
+            without one are then shared among the splits that no case has.
         labels: the same for labels of the same names, or None.
         modality: ``mr``, ``ct`` or ``oct``; see :class:`Intensity`.
         out: output folder.
@@ -109,6 +117,9 @@ def slice_volumes(
         split_csv: file with columns case,split in place of both.
         seed: of the split by shares or numbers.
         class_names: label value to name; if given, every value that occurs must have one.
+        pair_rule: other than equal names, see :func:`~samtune.preprocessing.pairing.pair_files`.
+        label_rule: how stored label pixels become classes, see
+            :meth:`samtune.preprocessing.readers.label_rule.LabelRule.from_mapping`.
         workers: processes; None for as many as there are cores and cases, 1 for none extra.
         dry_run: write nothing, report what would be done.
         force: remove what is in ``out`` of a former run and do all of it.
@@ -136,15 +147,23 @@ def slice_volumes(
         raise ValueError(f"intensity is of modality {intensity.modality}, asked for is {modality}")
     slicing, label_steps = slicing or Slicing(), label_steps or LabelSteps()
     axis = slicing.axis if axis is None else axis
-    if labels is None and (label_steps != LabelSteps() or slicing.crop_margin is not None):
-        raise ValueError(f"{images}: a crop, label map or removal of objects needs labels")
-    files = pair_files(images, labels)
+    if isinstance(images, str | Path):
+        files = pair_files(images, labels, rule=pair_rule)
+    else:
+        files = sorted(images, key=lambda one: one.case)
+    is_labelled = any(one.labels for one in files)
+    given = {one.case: one.split for one in files if one.split is not None}
+    if not is_labelled and (label_steps != LabelSteps() or slicing.crop_margin is not None):
+        where = images if isinstance(images, str | Path) else files[0].image.parent
+        raise ValueError(f"{where}: a crop, label map or removal of objects needs labels")
     cases = [one.case for one in files]
     if split_csv is not None:
         split = read_split_csv(split_csv, cases)
         rule: dict[str, Any] = {"rule": "csv", "sha256": file_sha256(Path(split_csv))}
+    elif given:
+        split, rule = complete_split(files, given, ratio=split_ratio, seed=seed)
     else:
-        split = split_cases(cases, ratio=split_ratio, counts=split_counts, seed=seed)
+        split = split_sources(files, ratio=split_ratio, counts=split_counts, seed=seed)
         rule = {"rule": "ratio", "ratio": [float(share) for share in split_ratio], "seed": seed}
         if split_counts is not None:
             rule = {"rule": "counts", "counts": list(split_counts), "seed": seed}
@@ -153,16 +172,20 @@ def slice_volumes(
         "intensity": intensity.to_dict(),
         "axis": "auto" if axis is None else axis,
         "layout": layout,
-        "labelled": labels is not None,
+        "labelled": is_labelled,
         "split": rule,
         "class_names": _names_by_text({**label_steps.label_map.class_names, **(class_names or {})}),
     }
-    for key, value in (("slicing", slicing.to_dict()), ("label_steps", label_steps.to_dict())):
+    for key, value in (
+        ("slicing", slicing.to_dict()),
+        ("label_steps", label_steps.to_dict()),
+        ("label_rule", dict(label_rule or {})),
+    ):
         if value:  # absent where nothing is asked for: as in folders of older versions
             settings[key] = value
     skipped = [] if force else finished_cases(out, files, settings, split)
-    if labels is not None and not skipped:
-        _require_some_label(files, labels)
+    if is_labelled and not skipped:
+        _require_some_label(files, label_rule)
     if dry_run:
         return _plan(out, files, slicing, axis, split, skipped)
     if force:
@@ -179,7 +202,7 @@ def slice_volumes(
 
 
 def _slice_all(
-    todo: list[CaseFiles],
+    todo: list[CaseSource],
     out: Path,
     settings: dict[str, Any],
     split: Mapping[str, str],
@@ -212,7 +235,7 @@ def _slice_all(
 
 def _plan(
     out: Path,
-    files: list[CaseFiles],
+    files: list[CaseSource],
     slicing: Slicing,
     axis: int | None,
     split: Mapping[str, str],
@@ -222,29 +245,32 @@ def _plan(
     failed: dict[str, str] = {}
     for one in files:
         try:
-            grid = read_grid(one.image)
-            if one.label is not None:
+            grid = case_grid(one)
+            if one.label not in (None, one.image):
                 check_same_grid(grid, read_grid(one.label))
         except (ValueError, OSError) as error:
             failed[one.case] = str(error)
             continue
-        geometry = slicing.lay(CaseGeometry.of(grid, case=one.case, axis=axis))
+        geometry = CaseGeometry.of(grid, case=one.case, axis=fixed_axis(one, axis))
+        geometry = slicing.lay(geometry)
         planned.append(PlannedCase(geometry, split[one.case], one.case in skipped))
     total = sum(case.num_slices for case in planned)
     return SliceReport(out, [], skipped, failed, total, planned)
 
 
-def _require_some_label(files: list[CaseFiles], labels: Path) -> None:
+def _require_some_label(files: list[CaseSource], label_rule: Mapping[str, Any] | None) -> None:
     unreadable = 0
     for one in files:  # as a rule the first one ends it
         try:
-            if one.label is not None and np.any(read_label(one.label).array):
+            label = read_case_label(one, rule=label_rule)
+            if label is not None and np.any(label.array):
                 return
         except (ValueError, OSError):
             unreadable += 1  # reported as this case's failure later
     if unreadable < len(files):
+        folder = next(one.label.parent for one in files if one.label is not None)
         raise ValueError(
-            f"{labels}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
+            f"{folder}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
             "expected labels with 0 for background and 1, 2, ... for classes"
         )
 

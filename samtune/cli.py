@@ -31,6 +31,11 @@ VERBS = {
         "cut NIfTI volumes into slice files and a manifest",
         "samtune slice scans/images --labels scans/labels --modality mr --out slices",
     ),
+    "inspect": Verb(
+        "samtune.commands.inspect",
+        "report what a dataset folder holds, what is wrong with it and how to slice it",
+        "samtune inspect Task04_Hippocampus --figure classes.png",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.commands.slice_input import add_input_arguments, for_slicing
+
 if TYPE_CHECKING:
     from samtune.preprocessing.slice_volumes import SliceReport
 
@@ -13,6 +15,8 @@ HELP = "turn NIfTI volumes into slice files with a manifest"
 EPILOG = """example:
   samtune slice images --labels labels --modality mr --out slices \\
     --split 0.7 0.1 0.2 --class-names "1:anterior,2:posterior"
+  samtune slice Task04_Hippocampus --modality mr --out slices
+  samtune slice CHASE --dataset chase --out slices
 """
 
 
@@ -22,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Turn NIfTI volumes into slice files with a manifest; see --out."
     parser.epilog = EPILOG
     parser.add_argument(
-        "images", type=Path, metavar="IMAGES", help="folder of .nii/.nii.gz volumes, or one volume"
-    )
-    parser.add_argument(
-        "--labels",
+        "images",
         type=Path,
-        help="folder of label volumes of the same names (case_0000.nii.gz pairs with "
-        "case.nii.gz), or one (default: unlabelled)",
+        metavar="FOLDER",
+        help="folder of .nii/.nii.gz volumes, or one volume; or the folder of a dataset, see "
+        "'samtune inspect FOLDER'",
     )
+    add_input_arguments(parser)
+    parser.set_defaults(usage_error=parser.error, label_rule=None)
     parser.add_argument(
         "-o",
         "--out",
@@ -77,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_intensity(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--modality",
-        required=True,
         choices=("mr", "ct", "oct", "rgb"),
         help="intensity scaling: mr clips to 0.5-99.5 %% of voxels > 0, ct takes a window, oct and "
         "rgb (photographs, X-rays) keep 8-bit values or scale by minimum and maximum",
@@ -244,15 +247,16 @@ def run(args: argparse.Namespace) -> int:
     from samtune.preprocessing.slice_volumes import slice_volumes
     from samtune.preprocessing.splits import DEFAULT_RATIO
 
+    if args.modality is None and args.dataset is None:
+        args.usage_error("the following arguments are required: --modality")
     if args.tile_overlap is not None and args.tile is None:
         raise ValueError("--tile-overlap is of tiles; give --tile too")
     axis = ANATOMY.get(args.axis, args.axis)
     margin, unit = args.crop or (None, "px")
     overlap = (args.tile or 0) // 8 if args.tile_overlap is None else args.tile_overlap
-
+    cases, class_names = for_slicing(args)
     report = slice_volumes(
-        args.images,
-        args.labels,
+        cases,
         modality=args.modality,
         out=args.out,
         axis=None if axis == "auto" else int(axis),
@@ -280,7 +284,8 @@ def run(args: argparse.Namespace) -> int:
         split_counts=args.split_counts,
         split_csv=args.split_csv,
         seed=args.seed,
-        class_names=args.class_names,
+        class_names=class_names,
+        label_rule=args.label_rule,
         workers=args.workers,
         dry_run=args.dry_run,
         force=args.force,
