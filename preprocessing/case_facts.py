@@ -14,7 +14,7 @@ from samtune.preprocessing.read_case import (
     read_case_label,
 )
 from samtune.preprocessing.slicing import CaseGeometry, volume_to_slices
-from samtune.preprocessing.volumes import Spacing, check_same_grid, read_grid
+from samtune.preprocessing.volumes import Grid, Spacing, check_same_grid, read_grid
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -34,6 +34,8 @@ class CaseFacts:
         intensity: minimum, 0.5, 50 and 99.5 percentile, maximum; None if not read.
         pixels: voxels per label value > 0; None if unlabelled or not read.
         slices: slices per label value > 0.
+        has_spacing: False if the file does not say how large a pixel is.
+        notes: what the readers say of the files, a sentence each.
         problems: what is wrong with the files, a sentence each.
     """
 
@@ -48,6 +50,8 @@ class CaseFacts:
     intensity: tuple[float, float, float, float, float] | None = None
     pixels: Mapping[int, int] | None = None
     slices: Mapping[int, int] | None = None
+    has_spacing: bool = True
+    notes: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
 
 
@@ -69,6 +73,8 @@ def case_facts(source: CaseSource, *, read_values: bool) -> CaseFacts:
             spacing=grid.spacing,
             orientation=geometry.orientation,
             num_slices=geometry.slices_shape[0],
+            has_spacing=getattr(grid, "has_spacing", True),
+            notes=_notes(grid),
         )
         for label in source.labels:
             if not is_npz(label):
@@ -97,6 +103,7 @@ def _with_values(facts: CaseFacts, source: CaseSource, geometry: CaseGeometry) -
     label = read_case_label(source)
     if label is None:
         return facts
+    facts = replace(facts, notes=(*facts.notes, *_notes(label)))
     values, counts = np.unique(label.array, return_counts=True)
     slices = volume_to_slices(label.array, geometry)
     return replace(
@@ -104,3 +111,8 @@ def _with_values(facts: CaseFacts, source: CaseSource, geometry: CaseGeometry) -
         pixels={int(v): int(n) for v, n in zip(values, counts, strict=True) if v},
         slices={int(v): int((slices == v).any(axis=(1, 2)).sum()) for v in values if v},
     )
+
+
+def _notes(grid: Grid) -> tuple[str, ...]:
+    notes: tuple[str, ...] = getattr(grid, "notes", ())
+    return notes

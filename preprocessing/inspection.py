@@ -68,6 +68,8 @@ class Inspection:
         types = {one.dtype for one in self.facts if one.dtype is not None}
         if limits and min(low for low, *_ in limits) < CT_BELOW:
             return "ct", f"a guess: values below {CT_BELOW}"
+        if any((one.channels or 1) > 1 for one in self.facts):
+            return "rgb", "a guess: pictures in colour"
         if types == {"uint8"}:
             return "oct", "a guess: values are uint8 and stay as they are"
         return "mr", "a guess: not CT's numbers, not uint8"
@@ -80,6 +82,9 @@ class Inspection:
         found += patients_in_two_splits(self.listing.cases, split)
         if split and "val" not in split.values():
             found.append("no case is for validation (val)")
+        unsized = sum(not one.has_spacing for one in self.facts)
+        if unsized:
+            found.append(f"{unsized} images don't say how large a pixel is; it counts as 1 mm")
         unsplit = len(self.facts) - len(split)
         if split and unsplit:
             found.append(f"{unsplit} cases have no split, others do")
@@ -123,6 +128,7 @@ class Inspection:
             "orientations": _counts(one.orientation for one in self.facts),
             "sampled_cases": self.sampled,
             "types": _counts(one.dtype for one in self.facts),
+            "values_a_voxel": _counts(one.channels for one in self.facts),
             "intensity": None
             if not limits
             else {
@@ -145,6 +151,7 @@ class Inspection:
             "modality": modality,
             "modality_from": reason,
             "left_out": list(self.listing.left_out),
+            "notes": _counts(note for one in self.facts for note in one.notes),
             "problems": self.problems(),
         }
 
@@ -190,7 +197,8 @@ def as_text(data: Mapping[str, Any], reasons: Sequence[str], values_of: str) -> 
     lines.append(("cases", f"{data['cases']}{labelled}; {files}; {data['slices']} slices"))
     if data["patients"]:
         lines.append(("patients", str(data["patients"])))
-    lines.append(("splits", ", ".join(f"{n} {name}" for name, n in data["splits"].items())))
+    splits = {"without a split" if k == NO_SPLIT else k: n for k, n in data["splits"].items()}
+    lines.append(("splits", ", ".join(f"{number} {name}" for name, number in splits.items())))
     if len(data["channels"]) > 1:
         lines.append(("channels", ", ".join(f"{i} {n}" for i, n in enumerate(data["channels"]))))
     for title, key in (
@@ -200,6 +208,8 @@ def as_text(data: Mapping[str, Any], reasons: Sequence[str], values_of: str) -> 
         ("type", "types"),
     ):
         lines.append((title, _few(data[key], "mm" if key == "spacings_mm" else "")))
+    if any(entry["value"] > 1 for entry in data["values_a_voxel"]):
+        lines.append(("values a voxel", _few(data["values_a_voxel"], "")))
     if data["intensity"] is not None:
         low, low_p, high_p, high = (f"{value:g}" for value in data["intensity"].values())
         text = f"{low} to {high}; 0.5 and 99.5 percentiles of cases from {low_p} to {high_p}"
@@ -209,6 +219,7 @@ def as_text(data: Mapping[str, Any], reasons: Sequence[str], values_of: str) -> 
         name = f"label {label['value']}"
         lines.append((name, f"{label['name'] or 'no name'}: {text} ({values_of})"))
     lines.append(("modality", f"{data['modality']} ({data['modality_from']})"))
+    lines += [("note", f"{note['value']} ({note['cases']} cases)") for note in data["notes"]]
     if data["left_out"]:
         lines.append(("left out", f"{len(data['left_out'])}: {naming(data['left_out'])}"))
     width = max(len(name) for name, _ in lines)

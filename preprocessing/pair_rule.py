@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 ARROW = "=>"
+CLASS = "{class}"
 HELP = "stem, number, a template such as '{stem}_mask', or '{id}_training=>{id}_manual1'"
 
 
@@ -17,7 +18,8 @@ class PairRule:
     Attributes:
         text: ``stem``: equal stems. ``number``: the same whole numbers in the same order, so
             ``img07`` and ``mask_7``. A template with ``{stem}``: the label's stem.
-            ``IMAGE=>LABEL``: two templates that share their placeholders.
+            ``IMAGE=>LABEL``: two templates that share their placeholders. ``{class}`` in the
+            label's stands for a name of its own: one file a class.
 
     Raises:
         ValueError: none of these.
@@ -34,7 +36,15 @@ class PairRule:
         if not arrow:
             left, right = "{stem}", left
         names, used = PLACEHOLDER.findall(left), PLACEHOLDER.findall(right)
-        if not names or not used or len(set(names)) < len(names) or not set(used) <= set(names):
+        shared = [name for name in used if name != "class"]
+        if (
+            not names
+            or not shared
+            or len(set(names)) < len(names)
+            or not set(shared) <= set(names)
+            or "class" in names
+            or used.count("class") > 1
+        ):
             raise ValueError(f"pairing rule {self.text!r}; expected {HELP}")
         object.__setattr__(self, "_image", re.compile(_pattern(left)))
         object.__setattr__(self, "_label", right)
@@ -44,7 +54,10 @@ class PairRule:
         if self._image is None:
             return self.label_key(stem)
         match = self._image.fullmatch(stem)
-        return None if match is None else PLACEHOLDER.sub(lambda m: match[m[1]], self._label)
+        if match is None:
+            return None
+        groups = {**match.groupdict(), "class": CLASS}
+        return PLACEHOLDER.sub(lambda one: groups[one[1]], self._label)
 
     def label_key(self, stem: str) -> Hashable | None:
         """What a label is paired by."""

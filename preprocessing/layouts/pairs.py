@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from samtune.preprocessing.case_source import CaseSource
+from samtune.preprocessing.class_files import has_classes, pair_class_files
 from samtune.preprocessing.layouts.files import (
     SPLIT_NAMES,
     case_names,
@@ -19,7 +20,7 @@ from samtune.preprocessing.layouts.files import (
     visible,
 )
 from samtune.preprocessing.layouts.listing import Evidence, LayoutOptions, Listing
-from samtune.preprocessing.pair_rule import PairRule, ambiguity, pair_stems, suggest_rules
+from samtune.preprocessing.pair_rule import PairRule, Pairs, ambiguity, pair_stems, suggest_rules
 
 SPLIT = "{split}"
 IMAGES = ("images", "image", "imgs", "img", "scans", "inputs", "original")
@@ -66,32 +67,49 @@ def listing(folder: Path, options: LayoutOptions) -> Listing:
     rule = PairRule(options.pair or "stem")
     found: list[tuple[str, CaseSource]] = []
     unpaired: list[str] = []
+    classes: set[tuple[str, ...]] = set()
     for split, root, names in _roots(folder, options):
         images, labels = _sides(root, names, rule)
-        pairs = pair_stems(images, labels, rule)
-        if pairs.ambiguous:
+        matched, rest = _match(images, labels, rule)
+        if rest.ambiguous:
             raise ValueError(
-                f"{root}: rule {rule.text!r} pairs {ambiguity(pairs, shown(images), shown(labels))}"
+                f"{root}: rule {rule.text!r} pairs {ambiguity(rest, shown(images), shown(labels))}"
                 f"; expected one label an image{_suggestion(images, labels)}"
             )
         prefix = f"{root.name if root != folder else split}/" if split else ""
-        hint = _suggestion(images, labels) if pairs.images or pairs.labels else ""
-        unpaired += [
-            f"{prefix}{images[stem].parent.name}/{images[stem].name}: no label by rule "
-            f"{rule.text!r}{hint}"
-            for stem in pairs.images
-        ]
-        unpaired += [
-            f"{prefix}{labels[stem].parent.name}/{labels[stem].name}: no image by rule "
-            f"{rule.text!r}"
-            for stem in pairs.labels
-        ]
-        for image, label in pairs.pairs.items():
-            source = CaseSource(image, (images[image],), (labels[label],), split)
-            found.append((f"{prefix}{image}", source))
+        hint = _suggestion(images, labels) if rest.images or rest.labels else ""
+        for stems, paths, text in (
+            (rest.images, images, f"no label by rule {rule.text!r}{hint}"),
+            (rest.labels, labels, f"no image by rule {rule.text!r}"),
+        ):
+            unpaired += [f"{prefix}{paths[s].parent.name}/{paths[s].name}: {text}" for s in stems]
+        for image, by_class in matched.items():
+            files = tuple(labels[by_class[name]] for name in sorted(by_class))
+            found.append((f"{prefix}{image}", CaseSource(image, (images[image],), files, split)))
+            classes.add(tuple(sorted(by_class)))
+    if len(classes) > 1:
+        raise ValueError(
+            f"{folder}: splits have other classes: {'; '.join(', '.join(c) for c in classes)}"
+        )
     ids = case_names(path for path, _ in found)
     cases = [replace(source, case=ids[path]) for path, source in found]
-    return Listing("pairs", folder, sorted(cases, key=lambda one: one.case), unpaired)
+    return Listing(
+        "pairs",
+        folder,
+        sorted(cases, key=lambda one: one.case),
+        unpaired,
+        class_names=dict(enumerate(next(iter(classes), ()), 1)) if has_classes(rule) else {},
+    )
+
+
+def _match(
+    images: dict[str, Path], labels: dict[str, Path], rule: PairRule
+) -> tuple[dict[str, dict[str, str]], Pairs]:
+    """Image to class to label, the class nameless where a label holds all; and the rest."""
+    if has_classes(rule):
+        return pair_class_files(images, labels, rule)
+    pairs = pair_stems(images, labels, rule)
+    return {image: {"": label} for image, label in pairs.pairs.items()}, pairs
 
 
 def _roots(folder: Path, options: LayoutOptions) -> list[tuple[str | None, Path, LayoutOptions]]:

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     report = inspect_cases(listing, sample=args.sample or None)
     data = report.to_dict()
     reasons = found.evidence.reasons if found.evidence else ()
+    if found.description is not None:
+        data |= {"modality": args.modality, "modality_from": f"dataset {found.description.name}"}
     data |= {"reasons": list(reasons), "command": _command(args, found, report, named)}
     if args.figure is not None:
         draw_inspection(report, args.figure)

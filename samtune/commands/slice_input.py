@@ -63,7 +63,8 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "--pair",
         metavar="RULE",
         help="which label an image has: stem, number, '{stem}_mask', or "
-        "'{id}_training=>{id}_manual1' (default: the same name)",
+        "'{id}_training=>{id}_manual1', or '{stem}_{class}', one file a class (default: the same "
+        "name)",
     )
     group.add_argument(
         "--image-folder", metavar="NAME", help="folder of images in the dataset or in each split"

@@ -113,6 +113,7 @@ def test_masks_and_patients_in_two_splits_are_problems(tmp_path, capsys):
     data = report(capsys, tmp_path / "d", "--dataset", tmp_path / "x.yaml")
     assert (data["layout"], data["patients"]) == ("sam_lora", 2)
     assert data["splits"] == {"train": 1, "val": 1, "test": 1}
+    assert (data["modality"], data["modality_from"]) == ("oct", "dataset x")
     assert data["problems"] == [
         "patient 'p1' is in several (p1_a: train, p1_b: test)",
         "labels hold 0 and 255: a mask, whose class is better called 1",
@@ -128,6 +129,18 @@ def test_guessed_modalities_say_so(tmp_path, capsys):
     assert (data["modality"], data["modality_from"][:7]) == ("ct", "a guess")
     save(tmp_path / "oct/a.nii.gz", np.zeros((3, 3, 3), np.uint8))
     assert report(capsys, tmp_path / "oct")["modality"] == "oct"
+
+
+def test_colour_and_what_readers_say_is_shown(tmp_path, rng, capsys):
+    path = tmp_path / "d/a.npz"
+    path.parent.mkdir()
+    imgs = rng.integers(0, 256, (2, 4, 5, 3)).astype(np.uint8)
+    np.savez(path, imgs=imgs, gts=np.ones((2, 4, 5), np.uint8))
+    assert main(["inspect", str(tmp_path / "d")]) == 0
+    out = capsys.readouterr().out
+    assert "values a voxel  3 (1)" in out
+    assert "modality        rgb (a guess: pictures in colour)" in out
+    assert "label 1         no name: 1 cases, 2 slices, 40 voxels (all 1 cases)" in out
 
 
 def test_the_figure_has_a_bar_for_every_count(decathlon, tmp_path, capsys):

@@ -22,7 +22,7 @@ def save(path, array):
 def arrays():
     image = np.arange(5 * 6 * 3).reshape(5, 6, 3).astype(np.float32)
     label = np.zeros((5, 6, 3), np.uint8)
-    label[1:3, 1:4, 1] = 1
+    label[:2, 1:4, 1] = 1
     return image, label
 
 
@@ -133,6 +133,21 @@ def test_labels_by_rule(tmp_path, arrays):
     argv = ["slice", str(tmp_path / "i"), "--labels", str(tmp_path / "l"), *OPTIONS]
     assert main([*argv, "--pair", "{stem}_seg", "-o", str(tmp_path / "o")]) == 0
     assert load_manifest(tmp_path / "o").cases["a"].label_name == "a_seg.nii.gz"
+
+
+def test_one_label_file_a_class(tmp_path, arrays):
+    image, label = arrays
+    for case in "ab":
+        save(tmp_path / f"d/images/{case}.nii.gz", image)
+        save(tmp_path / f"d/labels/{case}_liver.nii.gz", label)
+        save(tmp_path / f"d/labels/{case}_cyst.nii.gz", label[::-1].copy())
+    argv = ["slice", str(tmp_path / "d"), "-o", str(tmp_path / "o"), *OPTIONS]
+    assert main([*argv, "--input-layout", "pairs", "--pair", "{stem}_{class}"]) == 0
+    manifest = load_manifest(tmp_path / "o")
+    assert manifest.settings["class_names"] == {"1": "cyst", "2": "liver"}
+    gts = np.concatenate([read_slice_file(manifest.path(r))[1] for r in manifest.select(case="a")])
+    expected = np.moveaxis(label[::-1] + 2 * label, 2, 0)
+    np.testing.assert_array_equal(gts, expected)
 
 
 def test_the_modality_is_needed_unless_a_description_has_it(split_folders, tmp_path, capsys):

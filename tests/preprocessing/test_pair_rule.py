@@ -43,7 +43,19 @@ def test_several_candidates_are_listed_not_chosen():
     assert not result.is_complete
 
 
-@pytest.mark.parametrize("text", ["", "mask", "{stem}{stem}=>x", "a=>b", "{a}=>{b}", "{a}{a}=>{a}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mask",
+        "{stem}{stem}=>x",
+        "a=>b",
+        "{a}=>{b}",
+        "{a}{a}=>{a}",
+        "{class}",
+        "{class}=>{class}",
+    ],
+)
 def test_a_rule_without_a_meaning_is_refused(text):
     with pytest.raises(ValueError, match=r"pairing rule .* expected stem, number, a template"):
         PairRule(text)

@@ -282,3 +282,32 @@ def test_a_folder_of_no_layout_says_what_is_there(tree):
 def test_files_of_an_unknown_format_are_counted(tree):
     root = tree("images/a.png", "images/b.webp", "images/notes.txt", "masks/a.png")
     assert list_dataset(root).left_out == ["images/b.webp: not an image format that is known"]
+
+
+def test_labels_of_one_file_a_class(tree, rows):
+    root = tree(
+        "images/a_1.png",
+        "images/b.png",
+        "images/c.png",
+        *(
+            f"labels/{case}_{name}.png"
+            for case in ("a_1", "b")
+            for name in ("left_kidney", "liver")
+        ),
+        "labels/c_liver.png",
+        "labels/x.png",
+    )
+    found = list_dataset(root, "pairs", LayoutOptions("{stem}_{class}"))
+    assert rows(root, found.cases) == [
+        ("a_1", ["images/a_1.png"], ["labels/a_1_left_kidney.png", "labels/a_1_liver.png"], None),
+        ("b", ["images/b.png"], ["labels/b_left_kidney.png", "labels/b_liver.png"], None),
+    ]
+    assert found.class_names == {1: "left_kidney", 2: "liver"}
+    assert found.unpaired == [
+        "images/c.png: no label by rule '{stem}_{class}'",
+        "labels/c_liver.png: no image by rule '{stem}_{class}'",
+        "labels/x.png: no image by rule '{stem}_{class}'",
+    ]
+    tree("images/a.png")  # takes a_1_liver for its class 1_liver
+    with pytest.raises(ValueError, match=r"pairs a\.png, a_1\.png with a_1_left_kidney\.png; .*"):
+        list_dataset(root, "pairs", LayoutOptions("{stem}_{class}"))
