@@ -37,6 +37,7 @@ REQUIRED = {
     "tensorboard": "tensorboard",
     "surface-distance": "surface_distance",
     "pillow": "PIL",
+    "connected-components-3d": "cc3d",
 }
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 ARCH = "lite_medsam"
