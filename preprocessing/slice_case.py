@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.folder_lock import locked_case
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles
@@ -56,7 +57,8 @@ def file_sha256(path: Path) -> str:
 def try_slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> CaseOutcome:
     """:func:`slice_case`, with its failure as a line of text: one bad case ends no batch."""
     try:
-        slice_case(files, out, settings)
+        with locked_case(case_path(out, files.case)):
+            slice_case(files, out, settings)
     except (ValueError, OSError) as error:
         return CaseOutcome(files.case, _one_line(error))
     except Exception as error:  # a bug or no memory: still only this case

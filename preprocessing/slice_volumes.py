@@ -1,25 +1,27 @@
 """Folders of volumes to slice files and a manifest: ``samtune slice`` as a function."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import numpy as np
-from tqdm import tqdm
 
+from samtune.preprocessing.case_ids import safe_case_ids
 from samtune.preprocessing.contact_sheet import draw_contact_sheet
+from samtune.preprocessing.folder_lock import locked_folder
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.output_folder import (
     CONTACT_SHEET_NAME,
     assemble_manifest,
+    check_output_folder,
     clear_output,
     finished_cases,
     remove_slice_files,
+    write_failures,
 )
 from samtune.preprocessing.pairing import CaseFiles, pair_files
+from samtune.preprocessing.run_cases import Scheduler, run_cases
 from samtune.preprocessing.slice_case import file_sha256, try_slice_case
 from samtune.preprocessing.slicing import AXES, CaseGeometry
 from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv, split_cases
@@ -78,15 +80,18 @@ def slice_volumes(
     seed: int = 0,
     class_names: Mapping[int, str] | None = None,
     workers: int | None = None,
+    scheduler: Literal["processes", "dask"] = "processes",
+    address: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: bool = True,
 ) -> SliceReport:
     """Turn NIfTI volumes into slice files with a manifest.
 
-    Writes ``out/slices/CASE_000.npz`` ..., ``out/cases/CASE.json``, ``out/manifest.json`` and
-    ``out/contact_sheet.png``. Every slice of every case is kept. Equal input gives equal bytes,
-    whether or not a run was killed in between: a rerun does what is missing.
+    Writes ``out/slices/CASE_000.npz`` ..., ``out/cases/CASE.json``, ``out/manifest.json``,
+    ``out/contact_sheet.png`` and, if cases failed, ``out/failures.csv``. Every slice of every case
+    is kept. Equal input gives equal bytes, whether or not a run was killed in between: a rerun does
+    what is missing. One process at a time writes to ``out``.
 
     Args:
         images: folder of ``.nii``/``.nii.gz`` volumes, or one volume.
@@ -102,6 +107,7 @@ def slice_volumes(
         seed: of the split by shares or numbers.
         class_names: label value to name; if given, every value that occurs must have one.
         workers: processes; None for as many as there are cores and cases, 1 for none extra.
+        scheduler, address: of a Dask cluster that sees the same files, see :class:`Scheduler`.
         dry_run: write nothing, report what would be done.
         force: remove what is in ``out`` of a former run and do all of it.
         progress: a bar on stderr, if that is a terminal.
@@ -113,18 +119,24 @@ def slice_volumes(
     Raises:
         FileNotFoundError: nothing to read; before anything is written.
         ValueError: unpaired files, no label voxel in any case, unusable settings, or ``out``
-            holds another configuration or older sources; before anything is written.
-        OSError: a worker was killed; the cases finished so far count for the next run.
+            holds another configuration, older sources or files of something else; before
+            anything is written.
+        OSError: another process writes to ``out``, or a worker was killed; the cases finished so
+            far count for the next run.
+        ImportError: ``scheduler`` is dask, and Dask is not installed.
     """
     out = Path(out)
+    where = Scheduler(scheduler, workers, address)
     if axis is not None and axis not in AXES:
         raise ValueError(f"axis must be 0, 1, 2 or None, got {axis!r}")
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be slice or volume, got {layout!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be >= 1, got {workers}")
     intensity = Intensity.for_modality(modality, window=window)
     files = pair_files(images, labels)
+    safe = safe_case_ids(one.case for one in files)
+    files = sorted((replace(one, case=safe[one.case]) for one in files), key=lambda one: one.case)
+    if scheduler == "dask":  # its workers are in other folders
+        out, files = out.absolute(), [_absolute(one) for one in files]
     cases = [one.case for one in files]
     if split_csv is not None:
         split = read_split_csv(split_csv, cases)
@@ -143,51 +155,47 @@ def slice_volumes(
         "split": rule,
         "class_names": _names_by_text(class_names or {}),
     }
-    skipped = [] if force else finished_cases(out, files, settings, split)
-    if labels is not None and not skipped:
-        _require_some_label(files, labels)
+    check_output_folder(out)
     if dry_run:
-        return _plan(out, files, axis, split, skipped)
-    if force:
-        clear_output(out, cases)
-    todo = [one for one in files if one.case not in set(skipped)]
-    failed = _slice_all(todo, out, settings, workers=workers, progress=progress)
-    manifest = assemble_manifest(out, settings, split, failed)
-    remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
-    if manifest.cases:
-        manifest.save()
-        draw_contact_sheet(manifest, out / CONTACT_SHEET_NAME)
+        return _plan(out, files, axis, split, _start(out, files, settings, split, force=force))
+    with locked_folder(out):
+        skipped = _start(out, files, settings, split, force=force)
+        if force:
+            clear_output(out, cases)
+        todo = [one for one in files if one.case not in set(skipped)]
+        outcomes = run_cases(
+            try_slice_case, [(one, out, settings) for one in todo], where, progress=progress
+        )
+        failed = {one.case: one.error for one in outcomes if one.error is not None}
+        failed = dict(sorted(failed.items()))
+        manifest = assemble_manifest(out, settings, split, failed)
+        remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
+        write_failures(out, failed, todo)
+        if manifest.cases:
+            draw_contact_sheet(manifest, out / CONTACT_SHEET_NAME)
+            manifest.save()
     done = [one.case for one in todo if one.case not in failed]
     return SliceReport(out, done, skipped, failed, len(manifest.slices))
 
 
-def _slice_all(
-    todo: list[CaseFiles],
+def _absolute(one: CaseFiles) -> CaseFiles:
+    label = None if one.label is None else one.label.absolute()
+    return replace(one, image=one.image.absolute(), label=label)
+
+
+def _start(
     out: Path,
+    files: list[CaseFiles],
     settings: dict[str, Any],
+    split: Mapping[str, str],
     *,
-    workers: int | None,
-    progress: bool,
-) -> dict[str, str]:
-    number = min(workers or joblib.cpu_count(), len(todo)) or 1
-    parallel = joblib.Parallel(n_jobs=number, return_as="generator_unordered")
-    outcomes = parallel(joblib.delayed(try_slice_case)(one, out, settings) for one in todo)
-    failed: dict[str, str] = {}
-    finished = 0
-    try:
-        # disable=None: no bar if stderr is not a terminal
-        for outcome in tqdm(
-            outcomes, total=len(todo), unit="case", desc="slice", disable=None if progress else True
-        ):
-            finished += 1
-            if outcome.error is not None:
-                failed[outcome.case] = outcome.error
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"a worker process was killed, most often for lack of memory, after {finished} of "
-            f"{len(todo)} cases; run the same command again with fewer --workers to do the rest"
-        ) from error
-    return dict(sorted(failed.items()))
+    force: bool,
+) -> list[str]:
+    """Cases that are done already; refuses what cannot go on or has no label anywhere."""
+    skipped = [] if force else finished_cases(out, files, settings, split)
+    if not skipped and any(one.label is not None for one in files):
+        _require_some_label(files)
+    return skipped
 
 
 def _plan(
@@ -213,7 +221,7 @@ def _plan(
     return SliceReport(out, [], skipped, failed, total, planned)
 
 
-def _require_some_label(files: list[CaseFiles], labels: Path) -> None:
+def _require_some_label(files: list[CaseFiles]) -> None:
     unreadable = 0
     for one in files:  # as a rule the first one ends it
         try:
@@ -222,8 +230,9 @@ def _require_some_label(files: list[CaseFiles], labels: Path) -> None:
         except (ValueError, OSError):
             unreadable += 1  # reported as this case's failure later
     if unreadable < len(files):
+        folder = next(one.label.parent for one in files if one.label is not None)
         raise ValueError(
-            f"{labels}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
+            f"{folder}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
             "expected labels with 0 for background and 1, 2, ... for classes"
         )
 

@@ -29,6 +29,7 @@ REQUIRED = {
     "scipy": "scipy",
     "safetensors": "safetensors",
     "joblib": "joblib",
+    "filelock": "filelock",
     "tqdm": "tqdm",
     "fire": "fire",
     "jsonschema": "jsonschema",

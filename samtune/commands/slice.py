@@ -89,6 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes, each with one case in memory (default: number of cores)",
     )
     parser.add_argument(
+        "--scheduler",
+        default="processes",
+        choices=("processes", "dask"),
+        help="where cases are worked on: processes of this machine, or a Dask cluster that sees "
+        "the same files (default: processes)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="of the Dask scheduler, such as tcp://host:8786; 'dask scheduler' starts one",
+    )
+    parser.add_argument(
         "--class-names",
         type=parse_class_names,
         metavar="VALUE:NAME,...",
@@ -138,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         class_names=args.class_names,
         workers=args.workers,
+        scheduler=args.scheduler,
+        address=args.address,
         dry_run=args.dry_run,
         force=args.force,
         progress=not args.quiet,
