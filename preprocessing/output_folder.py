@@ -52,24 +52,25 @@ def check_output_folder(out: Path) -> None:
         )
 
 
-def finished_cases(
-    out: Path, files: Iterable[CaseFiles], settings: dict[str, Any], split: Mapping[str, str]
-) -> list[str]:
+def finished_cases(out: Path, files: Iterable[CaseFiles], settings: dict[str, Any]) -> list[str]:
     """Cases that a former run of the same configuration completed, sorted.
 
     Raises:
         ValueError: the folder was made with other settings (each named, old and new), holds a
-            case that is not among the input, a source file has changed since, or a case that
-            was given to one split would now be in another.
+            case that is not among the input, or a source file has changed since.
     """
     check_output_folder(out)
     by_case = {one.case: one for one in files}
+    old = load_manifest(out) if (out / MANIFEST_NAME).is_file() else None
     done = []
     for path in sorted((out / "cases").glob("*.json")):
         if path.name.startswith("."):
             continue
         content = read_case_file(path)
-        differing = _differences(content.settings, settings)
+        before = content.settings
+        if old is not None:  # 'samtune split' may have changed it there since
+            before = {**before, "split": old.settings["split"]}
+        differing = _differences(before, settings)
         if differing:
             raise ValueError(
                 f"{out}: was made with another configuration ({path.name}): "
@@ -87,23 +88,55 @@ def finished_cases(
             _check_unchanged(label, content.record.label_sha256)
         if all((out / row.file).is_file() for row in content.slices):
             done.append(case)
-    if (out / MANIFEST_NAME).is_file():
-        _check_split(load_manifest(out), split)
     return sorted(done)
 
 
+def check_split(out: Path, split: Mapping[str, str]) -> None:
+    """Refuse to move a case that the folder's manifest has in one split to another.
+
+    Raises:
+        ValueError: counts those that would move.
+    """
+    if not (out / MANIFEST_NAME).is_file():
+        return
+    old = load_manifest(out)
+    moved = [
+        f"{case}: {record.split} -> {split[case]}"
+        for case, record in old.cases.items()
+        if case in split and record.split != split[case]
+    ]
+    if moved:
+        raise ValueError(
+            f"{old.root}: the input has changed and {len(moved)} of {len(old.cases)} cases would "
+            f"move to another split ({moved[0]}); use another folder, or --split-csv with "
+            "--force to keep them; 'samtune split' changes the split of a finished folder"
+        )
+
+
 def assemble_manifest(
-    out: Path, settings: dict[str, Any], split: Mapping[str, str], failed: Collection[str]
+    out: Path,
+    settings: dict[str, Any],
+    cases: Iterable[str],
+    failed: Collection[str],
+    *,
+    patients: Mapping[str, str],
 ) -> Manifest:
-    """Manifest of the cases in ``split`` but not in ``failed``, from their records."""
-    cases, slices = {}, list[SliceRecord]()
-    for case in sorted(set(split) - set(failed)):
+    """Manifest of ``cases`` without those in ``failed``, from their records, without a split."""
+    records, slices = {}, list[SliceRecord]()
+    for case in sorted(set(cases) - set(failed)):
         content = read_case_file(case_path(out, case))
-        cases[case] = replace(content.record, split=split[case])
-        slices += [replace(row, split=split[case]) for row in content.slices]
+        records[case] = replace(content.record, patient=patients.get(case))
+        slices += content.slices
     slices.sort(key=lambda row: (row.case, row.index))
     settings = {**settings, "label_values": label_values(slices)}
-    return Manifest(out, settings, cases, slices, sorted(failed))
+    return Manifest(out, settings, records, slices, sorted(failed))
+
+
+def with_split(manifest: Manifest, split: Mapping[str, str]) -> Manifest:
+    """The manifest with another split of its cases; ``split`` may have more."""
+    cases = {case: replace(one, split=split[case]) for case, one in manifest.cases.items()}
+    slices = [replace(row, split=split[row.case]) for row in manifest.slices]
+    return replace(manifest, cases=cases, slices=slices)
 
 
 def clear_output(out: Path, cases: Iterable[str]) -> None:
@@ -162,20 +195,6 @@ def _check_unchanged(path: Path, sha256: str) -> None:
         raise ValueError(
             f"{path}: has changed since it was sliced: sha256 {now[:12]}..., expected "
             f"{sha256[:12]}...; restore it, or --force to do all of the output folder again"
-        )
-
-
-def _check_split(old: Manifest, split: Mapping[str, str]) -> None:
-    moved = [
-        f"{case}: {record.split} -> {split[case]}"
-        for case, record in old.cases.items()
-        if case in split and record.split != split[case]
-    ]
-    if moved:
-        raise ValueError(
-            f"{old.root}: the input has changed and {len(moved)} of {len(old.cases)} cases would "
-            f"move to another split ({moved[0]}); use another folder, or --split-csv with "
-            "--force to keep them"
         )
 
 

@@ -15,16 +15,20 @@ from samtune.preprocessing.output_folder import (
     CONTACT_SHEET_NAME,
     assemble_manifest,
     check_output_folder,
+    check_split,
     clear_output,
     finished_cases,
     remove_slice_files,
     write_failures,
 )
 from samtune.preprocessing.pairing import CaseFiles, pair_files
+from samtune.preprocessing.patients import PatientRule
 from samtune.preprocessing.run_cases import Scheduler, run_cases
-from samtune.preprocessing.slice_case import file_sha256, try_slice_case
+from samtune.preprocessing.slice_case import try_slice_case
 from samtune.preprocessing.slicing import AXES, CaseGeometry
-from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv, split_cases
+from samtune.preprocessing.split_plan import SplitPlan
+from samtune.preprocessing.split_rule import SplitRule
+from samtune.preprocessing.splits import DEFAULT_RATIO
 from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
 
 LAYOUTS = ("slice", "volume")
@@ -74,10 +78,12 @@ def slice_volumes(
     axis: int | None = None,
     layout: Literal["slice", "volume"] = "slice",
     window: tuple[float, float] | None = None,
-    split_ratio: Sequence[float] = DEFAULT_RATIO,
+    split_ratio: Sequence[float] | None = None,
     split_counts: Sequence[int] | None = None,
     split_csv: Path | None = None,
     seed: int = 0,
+    split: SplitRule | None = None,
+    patients: PatientRule | None = None,
     class_names: Mapping[int, str] | None = None,
     workers: int | None = None,
     scheduler: Literal["processes", "dask"] = "processes",
@@ -101,10 +107,13 @@ def slice_volumes(
         axis: RAS axis to cut; None takes the one with the largest spacing, ties 2.
         layout: one file a slice, or one a volume.
         window: level and width in HU, ct only.
-        split_ratio: shares of train, val and test.
+        split_ratio: shares of train, val and test; None takes the dataset's own split if it has
+            one, else 0.7, 0.1 and 0.2.
         split_counts: numbers of cases in place of the shares.
         split_csv: file with columns case,split in place of both.
         seed: of the split by shares or numbers.
+        split: any rule, in place of these four; one that stratifies is applied after slicing.
+        patients: cases of one patient are in one split; None takes what the dataset says.
         class_names: label value to name; if given, every value that occurs must have one.
         workers: processes; None for as many as there are cores and cases, 1 for none extra.
         scheduler, address: of a Dask cluster that sees the same files, see :class:`Scheduler`.
@@ -132,34 +141,38 @@ def slice_volumes(
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be slice or volume, got {layout!r}")
     intensity = Intensity.for_modality(modality, window=window)
+    if scheduler == "dask":  # its workers are in other folders
+        out, images = out.absolute(), Path(images).absolute()
+        labels = None if labels is None else Path(labels).absolute()
     files = pair_files(images, labels)
     safe = safe_case_ids(one.case for one in files)
     files = sorted((replace(one, case=safe[one.case]) for one in files), key=lambda one: one.case)
-    if scheduler == "dask":  # its workers are in other folders
-        out, files = out.absolute(), [_absolute(one) for one in files]
     cases = [one.case for one in files]
-    if split_csv is not None:
-        split = read_split_csv(split_csv, cases)
-        rule: dict[str, Any] = {"rule": "csv", "sha256": file_sha256(Path(split_csv))}
-    else:
-        split = split_cases(cases, ratio=split_ratio, counts=split_counts, seed=seed)
-        rule = {"rule": "ratio", "ratio": [float(share) for share in split_ratio], "seed": seed}
-        if split_counts is not None:
-            rule = {"rule": "counts", "counts": list(split_counts), "seed": seed}
+    if split is None:
+        by_counts = None if split_csv is not None else split_counts
+        by_ratio = DEFAULT_RATIO if split_ratio is None else split_ratio
+        split = SplitRule(by_ratio, by_counts, split_csv, seed=seed)
+        unasked = split_ratio is None and split_counts is None and split_csv is None
+        if unasked and all(getattr(one, "split", None) for one in files):
+            split = SplitRule(given=True)
+    if split.stratify is not None and labels is None:
+        raise ValueError("split: labels are needed to stratify")
+    plan = SplitPlan.of(split, patients, files)
     settings: dict[str, Any] = {
         "modality": modality,
         "intensity": intensity.to_dict(),
         "axis": "auto" if axis is None else axis,
         "layout": layout,
         "labelled": labels is not None,
-        "split": rule,
+        "split": plan.to_dict(),
         "class_names": _names_by_text(class_names or {}),
     }
     check_output_folder(out)
     if dry_run:
-        return _plan(out, files, axis, split, _start(out, files, settings, split, force=force))
+        skipped = _start(out, files, settings, plan, force=force)
+        return _plan(out, files, axis, plan.before_slicing or {}, skipped)
     with locked_folder(out):
-        skipped = _start(out, files, settings, split, force=force)
+        skipped = _start(out, files, settings, plan, force=force)
         if force:
             clear_output(out, cases)
         todo = [one for one in files if one.case not in set(skipped)]
@@ -168,31 +181,29 @@ def slice_volumes(
         )
         failed = {one.case: one.error for one in outcomes if one.error is not None}
         failed = dict(sorted(failed.items()))
-        manifest = assemble_manifest(out, settings, split, failed)
+        manifest = assemble_manifest(out, settings, cases, failed, patients=plan.patients)
         remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
         write_failures(out, failed, todo)
         if manifest.cases:
+            manifest = plan.apply(manifest)
             draw_contact_sheet(manifest, out / CONTACT_SHEET_NAME)
             manifest.save()
     done = [one.case for one in todo if one.case not in failed]
     return SliceReport(out, done, skipped, failed, len(manifest.slices))
 
 
-def _absolute(one: CaseFiles) -> CaseFiles:
-    label = None if one.label is None else one.label.absolute()
-    return replace(one, image=one.image.absolute(), label=label)
-
-
 def _start(
     out: Path,
     files: list[CaseFiles],
     settings: dict[str, Any],
-    split: Mapping[str, str],
+    plan: SplitPlan,
     *,
     force: bool,
 ) -> list[str]:
     """Cases that are done already; refuses what cannot go on or has no label anywhere."""
-    skipped = [] if force else finished_cases(out, files, settings, split)
+    skipped = [] if force else finished_cases(out, files, settings)
+    if not force and plan.before_slicing is not None:
+        check_split(out, plan.before_slicing)
     if not skipped and any(one.label is not None for one in files):
         _require_some_label(files)
     return skipped
@@ -216,7 +227,8 @@ def _plan(
             failed[one.case] = str(error)
             continue
         geometry = CaseGeometry.of(grid, case=one.case, axis=axis)
-        planned.append(PlannedCase(geometry, split[one.case], one.case in skipped))
+        in_split = split.get(one.case, "split after slicing")
+        planned.append(PlannedCase(geometry, in_split, one.case in skipped))
     total = sum(case.num_slices for case in planned)
     return SliceReport(out, [], skipped, failed, total, planned)
 

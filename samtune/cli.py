@@ -31,6 +31,11 @@ VERBS = {
         "cut NIfTI volumes into slice files and a manifest",
         "samtune slice scans/images --labels scans/labels --modality mr --out slices",
     ),
+    "split": Verb(
+        "samtune.commands.split",
+        "choose which cases of a folder of slices are for train, val and test",
+        "samtune split slices --folds 5 --fold 2 --stratify volume",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.commands.split_options import (
+    add_split_options,
+    is_split_asked,
+    patient_rule,
+    split_rule,
+)
+
 if TYPE_CHECKING:
     from samtune.preprocessing.slice_volumes import SliceReport
 
@@ -63,25 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LEVEL", "WIDTH"),
         help="intensity window in HU, ct only (default: 40 400)",
     )
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument(
-        "--split",
-        nargs=3,
-        type=float,
-        metavar="RATIO",
-        help="shares of cases for train, val and test (default: 0.7 0.1 0.2)",
-    )
-    split.add_argument(
-        "--split-counts",
-        nargs=3,
-        type=int,
-        metavar="N",
-        help="numbers of cases for train, val and test; their sum is the number of cases",
-    )
-    split.add_argument(
-        "--split-csv", type=Path, metavar="FILE", help="CSV with the columns case,split"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    add_split_options(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -134,7 +123,6 @@ def parse_class_names(text: str) -> dict[int, str]:
 def run(args: argparse.Namespace) -> int:
     """Slice; 0 if every case is complete, 1 if some failed (listed last, on stderr)."""
     from samtune.preprocessing.slice_volumes import slice_volumes
-    from samtune.preprocessing.splits import DEFAULT_RATIO
 
     report = slice_volumes(
         args.images,
@@ -144,9 +132,8 @@ def run(args: argparse.Namespace) -> int:
         axis=None if args.axis == "auto" else int(args.axis),
         layout=args.layout,
         window=None if args.window is None else tuple(args.window),
-        split_ratio=args.split or DEFAULT_RATIO,
-        split_counts=args.split_counts,
-        split_csv=args.split_csv,
+        split=split_rule(args) if is_split_asked(args) else None,
+        patients=patient_rule(args),
         seed=args.seed,
         class_names=args.class_names,
         workers=args.workers,
@@ -181,7 +168,8 @@ def _print_plan(report: "SliceReport") -> None:
             f"axis {geometry.axis}, {planned.num_slices} slices, {planned.split}{state}"
         )
     splits = [planned.split for planned in report.planned]
-    counts = ", ".join(f"{splits.count(name)} {name}" for name in ("train", "val", "test"))
+    names = dict.fromkeys(("train", "val", "test", *splits))
+    counts = ", ".join(f"{splits.count(name)} {name}" for name in names)
     print(
         f"dry run, nothing written: {report.num_slices} slices of {len(report.planned)} cases "
         f"({counts}) would be in {report.out}"
