@@ -148,6 +148,10 @@ class Manifest:
             if record.patient is not None
         }
 
+    def joint_values(self, case: str) -> dict[int, int] | None:
+        """Label values in a case's files to those of several joined folders; None: one folder."""
+        return None
+
     def case_labels(self) -> list[int]:
         """Label values > 0 that occur in any slice, sorted; empty if unlabelled."""
         return label_values(self.slices)

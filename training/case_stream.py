@@ -87,7 +87,7 @@ def assemble(slices: Mapping[int, Array], geometry: CaseGeometry, dtype: npt.DTy
 
 
 def reference_volume(manifest: Manifest, case: str) -> Array:
-    """The label of a case on its own grid, from its slice files.
+    """The label of a case on its own grid, from its slice files; joined folders' own values.
 
     Raises:
         ValueError: the case is unlabelled.
@@ -98,7 +98,12 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
             msg = f"case '{case}' of '{manifest.root}' has no label"
             raise ValueError(msg)
         slices[index] = label
-    return _on_grid(slices, manifest, case)
+    volume, joint = _on_grid(slices, manifest, case), manifest.joint_values(case)
+    if joint is None:
+        return volume
+    table = np.zeros(int(max(*joint, *joint.values(), volume.max())) + 1, np.uint16)
+    table[list(joint)] = list(joint.values())
+    return table[volume]
 
 
 def image_volume(manifest: Manifest, case: str) -> Array:

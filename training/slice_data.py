@@ -42,10 +42,16 @@ def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) 
             "position": record.position,
             "case": record.case,
             "index": record.index,
+            **_values(manifest, record.case),
         }
         for record in records
         if record.labels or not labelled_only
     ]
+
+
+def _values(manifest: Manifest, case: str) -> Item:
+    joint = manifest.joint_values(case)
+    return {} if joint is None else {"values": joint}
 
 
 class EpochSampler(Sampler[int]):
