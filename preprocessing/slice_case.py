@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.folder_lock import locked_case
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
@@ -61,7 +62,8 @@ def try_slice_case(
 ) -> CaseOutcome:
     """:func:`slice_case`, with its failure as a line of text: one bad case ends no batch."""
     try:
-        slice_case(files, out, settings, split)
+        with locked_case(case_path(out, files.case)):
+            slice_case(files, out, settings, split)
     except (ValueError, OSError) as error:
         return CaseOutcome(files.case, _one_line(error))
     except Exception as error:  # a bug or no memory: still only this case

@@ -1,8 +1,8 @@
 """MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
-where slices are tiled or resampled ``tile``, then ``image``, ``label``, ``size_hw`` and, where
-asked, the prompts and ``pred``.
+where slices are tiled or resampled ``tile``, then ``image``, ``label``, ``size_hw``, of joined
+folders ``annotated``, and, where asked, the prompts and ``pred``.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,6 +25,7 @@ from samtune.preprocessing.model_frame import (
 from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
+NO_VALUE = -1  # of a class that is not in a file's folder
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,24 @@ class LoadSliced(Transform):
         self.class_values = tuple(class_values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``."""
+        """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``.
+
+        Of items with ``values``, label values in the file to those of several joined folders, also
+        ``annotated`` (``c`` bool): which of the network's classes the item's folder annotates.
+        """
         item = dict(data)
         images, labels = read_slice_file(Path(item["file"]))
         position = int(item.get("position", 0))
         item["image"] = image_tensor(images[position])
         item["size_hw"] = np.array(images.shape[1:3], dtype=np.int64)
-        if labels is not None:
+        joint = item.pop("values", None)
+        if labels is not None and joint is None:
             item["label"] = channel_label(labels[position], self.class_values, item["file"])
+        elif labels is not None:
+            own = {value: key for key, value in joint.items()}
+            values = [own.get(value, NO_VALUE) for value in self.class_values]
+            item["label"] = channel_label(labels[position], values, item["file"])
+            item["annotated"] = torch.tensor([value != NO_VALUE for value in values])
         return item
 
 
@@ -107,6 +118,10 @@ class ToTargetd(Transform):
         if self.channels is not None and "label" in item:
             label = item["label"][0]
             item["label"] = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
+            if "annotated" in item:  # a region is when all its classes are
+                item["annotated"] = torch.stack(
+                    [item["annotated"][c - 1].all() for c in self.channels]
+                )
         return item
 
 

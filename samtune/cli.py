@@ -36,6 +36,11 @@ VERBS = {
         "report what a dataset folder holds, what is wrong with it and how to slice it",
         "samtune inspect Task04_Hippocampus --figure classes.png",
     ),
+    "split": Verb(
+        "samtune.commands.split",
+        "choose which cases of a folder of slices are for train, val and test",
+        "samtune split slices --folds 5 --fold 2 --stratify volume",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

@@ -126,7 +126,9 @@ def assemble(slices: Mapping[int, Array], geometry: CaseGeometry, dtype: npt.DTy
 
 
 def reference_volume(manifest: Manifest, case: str) -> Array:
-    """The label of a case on its own grid, from its slice files; resampling has no part in it.
+    """The label of a case on its own grid, from its slice files; joined folders' own values.
+
+    Resampling has no part in it.
 
     Raises:
         ValueError: the case is unlabelled.
@@ -135,7 +137,7 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
     if geometry.is_resampled:
         reference = read_reference(manifest.path(manifest.select(case=case)[0]))
         if reference is not None:
-            return slices_to_volume(reference, geometry)
+            return _joined(slices_to_volume(reference, geometry), manifest, case)
     slices = {}
     for index, tiles in _read_slices(manifest, case).items():
         labels = {number: label for number, (_, label) in tiles.items() if label is not None}
@@ -144,7 +146,17 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
             raise ValueError(msg)
         plane = geometry.plane
         slices[index] = labels[0] if plane is None else plane.restore_label(labels)
-    return assemble(slices, geometry, next(iter(slices.values())).dtype)
+    volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
+    return _joined(volume, manifest, case)
+
+
+def _joined(volume: Array, manifest: Manifest, case: str) -> Array:
+    joint = manifest.joint_values(case)
+    if joint is None:
+        return volume
+    table = np.zeros(int(max(*joint, *joint.values(), volume.max())) + 1, np.uint16)
+    table[list(joint)] = list(joint.values())
+    return table[volume]
 
 
 def image_volume(manifest: Manifest, case: str) -> Array:

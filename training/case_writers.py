@@ -82,11 +82,18 @@ class CaseMetricsWriter(CaseStream):
         assert self._table is not None
         record = self.manifest.cases[case]
         label = reference_volume(self.manifest, case)
-        masks = self._masks(slices, case, label)
+        masks, joint = self._masks(slices, case, label), self.manifest.joint_values(case)
         pairs = [
             (region, mask, region_mask(label, region))
             for region, mask in zip(self.regions, masks, strict=True)
         ]
+        if joint is not None:  # what nobody labelled is not scored: as if it were in neither mask
+            pairs = [
+                (region, mask, truth)
+                if set(region.labels) <= set(joint.values())
+                else (region, np.zeros_like(mask), np.zeros_like(truth))
+                for region, mask, truth in pairs
+            ]
         rows = score_case_masks(case, pairs, record.geometry.spacing, self.tolerances_mm)
         self._table.add(rows)
         self._pending.discard(case)

@@ -48,10 +48,16 @@ def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) 
             "case": record.case,
             "index": record.index,
             **({"tile": record.tile} if blended else {}),
+            **_values(manifest, record.case),
         }
         for record in records
         if record.labels or not labelled_only
     ]
+
+
+def _values(manifest: Manifest, case: str) -> Item:
+    joint = manifest.joint_values(case)
+    return {} if joint is None else {"values": joint}
 
 
 class EpochSampler(Sampler[int]):

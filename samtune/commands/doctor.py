@@ -31,6 +31,7 @@ REQUIRED = {
     "scipy": "scipy",
     "safetensors": "safetensors",
     "joblib": "joblib",
+    "filelock": "filelock",
     "tqdm": "tqdm",
     "fire": "fire",
     "jsonschema": "jsonschema",

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samtune.commands.slice_input import add_input_arguments, for_slicing
+from samtune.commands.split_options import (
+    add_split_options,
+    is_split_asked,
+    patient_rule,
+    split_rule,
+)
 
 if TYPE_CHECKING:
     from samtune.preprocessing.slice_volumes import SliceReport
@@ -44,30 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_intensity(parser.add_argument_group("intensity, recorded and the same in predict"))
     _add_labels(parser.add_argument_group("labels"))
     _add_slicing(parser.add_argument_group("slicing, recorded and the same in predict"))
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument(
-        "--split",
-        nargs=3,
-        type=float,
-        metavar="RATIO",
-        help="shares of cases for train, val and test (default: 0.7 0.1 0.2)",
-    )
-    split.add_argument(
-        "--split-counts",
-        nargs=3,
-        type=int,
-        metavar="N",
-        help="numbers of cases for train, val and test; their sum is the number of cases",
-    )
-    split.add_argument(
-        "--split-csv", type=Path, metavar="FILE", help="CSV with the columns case,split"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    add_split_options(parser)
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes, each with one case in memory (default: number of cores)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        default="processes",
+        choices=("processes", "dask"),
+        help="where cases are worked on: processes of this machine, or a Dask cluster that sees "
+        "the same files (default: processes)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="of the Dask scheduler, such as tcp://host:8786; 'dask scheduler' starts one",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be done, write nothing"
@@ -245,7 +245,6 @@ def run(args: argparse.Namespace) -> int:
     from samtune.preprocessing.label_steps import LabelSteps
     from samtune.preprocessing.slice_settings import ANATOMY, Slicing
     from samtune.preprocessing.slice_volumes import slice_volumes
-    from samtune.preprocessing.splits import DEFAULT_RATIO
 
     if args.modality is None and args.dataset is None:
         args.usage_error("the following arguments are required: --modality")
@@ -280,13 +279,14 @@ def run(args: argparse.Namespace) -> int:
         label_steps=LabelSteps(
             LabelMap.parse(args.label_map), args.min_voxels, args.min_pixels, args.ignore_label
         ),
-        split_ratio=args.split or DEFAULT_RATIO,
-        split_counts=args.split_counts,
-        split_csv=args.split_csv,
+        split=split_rule(args) if is_split_asked(args) else None,
+        patients=patient_rule(args),
         seed=args.seed,
         class_names=class_names,
         label_rule=args.label_rule,
         workers=args.workers,
+        scheduler=args.scheduler,
+        address=args.address,
         dry_run=args.dry_run,
         force=args.force,
         progress=not args.quiet,
@@ -316,7 +316,8 @@ def _print_plan(report: "SliceReport") -> None:
             f"axis {geometry.axis}, {planned.num_slices} slices, {planned.split}{state}"
         )
     splits = [planned.split for planned in report.planned]
-    counts = ", ".join(f"{splits.count(name)} {name}" for name in ("train", "val", "test"))
+    names = dict.fromkeys(("train", "val", "test", *splits))
+    counts = ", ".join(f"{splits.count(name)} {name}" for name in names)
     print(
         f"dry run, nothing written: {report.num_slices} slices of {len(report.planned)} cases "
         f"({counts}) would be in {report.out}"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samtune.commands.split_options import is_split_asked
+
 if TYPE_CHECKING:
     from samtune.preprocessing.case_source import CaseSource
     from samtune.preprocessing.dataset_description import DatasetDescription
@@ -161,7 +163,7 @@ def for_slicing(args: argparse.Namespace) -> tuple["list[CaseSource]", dict[int,
     if not args.quiet:
         _say(found)
     cases = listing.cases
-    if args.split is not None or args.split_counts is not None or args.split_csv is not None:
+    if is_split_asked(args):
         cases = [replace(one, split=None) for one in cases]
     if listing.ignore_label is not None and getattr(args, "ignore_label", 0) is None:
         args.ignore_label = listing.ignore_label
