@@ -170,8 +170,8 @@ def slice_volumes(
         files = list(images)
     is_labelled = any(one.labels for one in files)
     if not is_labelled and (label_steps != LabelSteps() or slicing.crop_margin is not None):
-        where = images if isinstance(images, str | Path) else files[0].image.parent
-        raise ValueError(f"{where}: a crop, label map or removal of objects needs labels")
+        source = images if isinstance(images, str | Path) else files[0].image.parent
+        raise ValueError(f"{source}: a crop, label map or removal of objects needs labels")
     if scheduler == "dask":  # its workers are in other folders
         out, files = out.absolute(), [_absolute(one) for one in files]
     safe = safe_case_ids(one.case for one in files)
