@@ -9,7 +9,7 @@ class CaseSource:
     """Files of one case, and what the dataset says about it.
 
     Attributes:
-        case: case id, unique in the dataset.
+        case: case id, unique in the dataset; slicing turns it into a name of files.
         images: files of the image: one, or several as channels or one file a slice, in order.
         labels: files of the label: none if unlabelled, one, or one file a class, in order. A
             ``.npz`` file that holds both is in both.
@@ -30,8 +30,6 @@ class CaseSource:
             raise ValueError(
                 f"case {self.case!r} with {len(self.images)} images; expected a name and an image"
             )
-        if "/" in self.case or "\\" in self.case or self.case in (".", ".."):
-            raise ValueError(f"case {self.case!r}: a case id is part of file names; rename it")
         if self.split not in (None, "train", "val", "test"):
             raise ValueError(
                 f"case {self.case!r}: split is {self.split!r}; expected train, val or test"

@@ -17,7 +17,8 @@ def tree(tmp_path):
         for name, content in texts.pop("files", {}).items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content if isinstance(content, str) else json.dumps(content))
+            text = content if isinstance(content, str) else json.dumps(content)
+            path.write_text(text, encoding="utf-8")
         return root
 
     return make
