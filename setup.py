@@ -68,6 +68,7 @@ EXTRAS = {
         "mypy",
         "types-PyYAML",
         "pre-commit",
+        "psutil",  # a test and a benchmark look at worker processes
         "build",
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it

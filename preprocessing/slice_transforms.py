@@ -193,14 +193,16 @@ def channel_label(
     Raises:
         ValueError: a value is not among the classes.
     """
-    found = np.unique(label)
-    unlisted = sorted(set(found.tolist()) - {0, *class_values})
+    counts = np.bincount(label.ravel())  # np.unique would sort every pixel of every slice
+    unlisted = sorted(set(np.flatnonzero(counts).tolist()) - {0, *class_values})
     if unlisted:
         msg = f"'{source}': label values {unlisted} are not among the classes {list(class_values)}"
         raise ValueError(msg)
-    out = np.zeros(label.shape, np.int64)
+    channel_of = np.zeros(len(counts), np.int64)
     for channel, value in enumerate(class_values, start=1):
-        out[label == value] = channel
+        if 0 <= value < len(counts):
+            channel_of[value] = channel
+    out = channel_of[label]
     return torch.from_numpy(out)[None]
 
 

@@ -123,8 +123,21 @@ def _resplit(manifest: Manifest, rule: SplitRule, patients: PatientRule | None) 
     records = {
         case: replace(record, patient=of_case.get(case)) for case, record in manifest.cases.items()
     }
+    _check_crops(manifest, split)
     manifest = replace(manifest, cases=records, settings={**manifest.settings, "split": settings})
     return with_split(manifest, split)
+
+
+def _check_crops(manifest: Manifest, split: Mapping[str, str]) -> None:
+    """Only training cases are cropped round their labels: who sees the label isn't tested on it."""
+    if manifest.settings.get("slicing", {}).get("crop_margin") is None:
+        return
+    for case, record in manifest.cases.items():
+        if (record.split == "train") != (split[case] == "train"):
+            raise ValueError(
+                f"{manifest.root}: case {case!r} would move from {record.split} to {split[case]}, "
+                "but training cases are cropped round their labels there; slice into a new folder"
+            )
 
 
 def _stratified(rule: SplitRule, manifest: Manifest, patients: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,13 @@ def test_a_failed_resplit_changes_nothing(run, tmp_path, read_all, monkeypatch):
     assert read_all(tmp_path / "out") == before
     with pytest.raises(FileNotFoundError, match="a folder written by 'samtune slice'"):
         resplit_folder(tmp_path, SplitRule())
+
+
+def test_cases_cropped_for_training_stay_in_training(run, tmp_path, monkeypatch):
+    run(split=SplitRule(counts=(1, 1, 1)))
+    manifest = load_manifest(tmp_path / "out")
+    cropped = replace(manifest, settings={**manifest.settings, "slicing": {"crop_margin": 5}})
+    monkeypatch.setattr("samtune.preprocessing.split_plan.load_manifest", lambda _: cropped)
+    with pytest.raises(ValueError, match="training cases are cropped round their labels"):
+        resplit_folder(tmp_path / "out", SplitRule((1, 0, 0)), dry_run=True)
+    assert resplit_folder(tmp_path / "out", SplitRule(counts=(1, 1, 1)), dry_run=True).cases
