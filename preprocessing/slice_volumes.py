@@ -103,7 +103,8 @@ def slice_volumes(
         window: level and width in HU, ct only.
         intensity: in place of the modality's defaults and of ``window``.
         slicing: crop, resampling, tiles and channels; its axis counts where ``axis`` is None.
-        label_steps: label map and removal of small objects; names in the map are class names.
+        label_steps: label map and removal of small objects; names in the map are class names, and
+            ``class_names`` counts for its other targets.
         split_ratio: shares of train, val and test.
         split_counts: numbers of cases in place of the shares.
         split_csv: file with columns case,split in place of both.
@@ -155,7 +156,7 @@ def slice_volumes(
         "layout": layout,
         "labelled": labels is not None,
         "split": rule,
-        "class_names": _names_by_text({**label_steps.label_map.class_names, **(class_names or {})}),
+        "class_names": _names_by_text(label_steps.names(class_names or {})),
     }
     for key, value in (("slicing", slicing.to_dict()), ("label_steps", label_steps.to_dict())):
         if value:  # absent where nothing is asked for: as in folders of older versions
