@@ -90,6 +90,11 @@ class LabelMap:
         """Target value to name, of those that have one."""
         return {rule.target: rule.name for rule in self.rules if rule.name is not None}
 
+    @property
+    def targets(self) -> set[int]:
+        """Values that may be there after the map, 0 left out."""
+        return {rule.target for rule in self.rules} - {0}
+
     def apply(self, label: Array, *, ignore_label: int | None = None) -> Array:
         """Map a label.
 

@@ -67,6 +67,17 @@ class LabelSteps:
         """Values > 0 that occur, without the one that is ignored."""
         return [value for value in present_values(label) if value not in (0, self.ignore_label)]
 
+    def names(self, class_names: Mapping[int, str]) -> dict[int, str]:
+        """Class names after the map: its own, and ``class_names`` of its targets without one.
+
+        A name of a value that the map takes away would be a class that never occurs.
+        """
+        if not self.label_map.rules:
+            return dict(class_names)
+        targets = self.label_map.targets
+        kept = {value: name for value, name in class_names.items() if value in targets}
+        return {**kept, **self.label_map.class_names}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, only of what is set."""
         out: dict[str, Any] = {}

@@ -122,7 +122,8 @@ def slice_volumes(
         window: level and width in HU, ct only.
         intensity: in place of the modality's defaults and of ``window``.
         slicing: crop, resampling, tiles and channels; its axis counts where ``axis`` is None.
-        label_steps: label map and removal of small objects; names in the map are class names.
+        label_steps: label map and removal of small objects; names in the map are class names, and
+            ``class_names`` counts for its other targets.
         split_ratio: shares of train, val and test; None takes the dataset's own split if it has
             one, else 0.7, 0.1 and 0.2.
         split_counts: numbers of cases in place of the shares.
@@ -200,7 +201,7 @@ def slice_volumes(
         "layout": layout,
         "labelled": is_labelled,
         "split": plan.to_dict(),
-        "class_names": _names_by_text({**label_steps.label_map.class_names, **(class_names or {})}),
+        "class_names": _names_by_text(label_steps.names(class_names or {})),
     }
     for key, value in (
         ("slicing", slicing.to_dict()),

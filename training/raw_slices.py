@@ -12,19 +12,20 @@ from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_files import label_name
 from samtune.preprocessing.neighbours import check_distance, stacked_slice
 from samtune.preprocessing.prepare import prepare_case
+from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import CaseGeometry
-from samtune.preprocessing.volumes import Grid, case_id, find_volumes, read_grid, read_volume
+from samtune.preprocessing.volumes import Grid, read_grid, read_volume
 
 logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 
 
 class RawSlices(Dataset[Item]):
-    """All slices of some NIfTI files, file after file; one volume is in memory at a time.
+    """All slices of some scans, scan after scan; one volume is in memory at a time.
 
     Args:
-        data: files, or folders of them.
+        data: files, folders of them, or DICOM folders.
         intensity: of the training data, see ``run.json``.
         axis: RAS axis that the training data was cut along; ``None``: the largest spacing's.
         transform: into the model's frame.
@@ -53,7 +54,7 @@ class RawSlices(Dataset[Item]):
         neighbours: int = 0,
         file_format: str | None = None,
     ) -> None:
-        self.paths = _files(data)
+        self.paths = find_scans(data)
         self.intensity = Intensity.from_dict(dict(intensity))
         trained = Slicing.from_dict(slicing or {}, axis=axis)
         if trained.crop_margin is not None:
@@ -130,19 +131,3 @@ class RawSlices(Dataset[Item]):
                     f"'{scan}' would be overwritten by its prediction; choose another output folder"
                 )
                 raise ValueError(msg)
-
-
-def _files(images: str | Path | Sequence[str | Path]) -> dict[str, Path]:
-    given = [images] if isinstance(images, str | Path) else list(images)
-    paths: dict[str, Path] = {}
-    for entry in map(Path, given):
-        if not entry.exists():
-            msg = f"'{entry}' does not exist"
-            raise FileNotFoundError(msg)
-        found = find_volumes(entry) if entry.is_dir() else {case_id(entry): entry}
-        for case, path in found.items():
-            if case in paths:
-                msg = f"'{paths[case]}' and '{path}' have one name; predict them into two folders"
-                raise ValueError(msg)
-            paths[case] = path
-    return paths

@@ -10,7 +10,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="folder of a training run")
     parser.add_argument(
-        "images", metavar="SCAN", type=Path, nargs="+", help="NIfTI file, or folder of them"
+        "images",
+        metavar="SCAN",
+        type=Path,
+        nargs="+",
+        help="file, folder of files, or DICOM folder",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder of the label files, named like scans"

@@ -105,6 +105,13 @@ def test_present_values_are_the_sorted_unique_ones(label):
     assert present_values(label) == np.unique(label).tolist()
 
 
+def test_names_of_values_that_the_map_takes_away_go_with_them():
+    names = {1: "liver", 2: "tumour", 3: "vessel"}
+    assert LabelSteps().names(names) == names
+    steps = LabelSteps(LabelMap.parse(["1,2=>1:organ", "3=>3", "*=>0"]))
+    assert steps.names(names) == {1: "organ", 3: "vessel"}
+
+
 def test_settings_survive_json_and_defaults_are_left_out():
     assert LabelSteps().to_dict() == {}
     steps = LabelSteps(LabelMap.parse(["1,2=>1:a", "*=>0"]), 1000, 100, 255)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.plane import Plane, resize_images, resize_labels
+from samtune.preprocessing.prepare import prepare_case
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import (
     CaseGeometry,
@@ -18,6 +20,7 @@ from samtune.preprocessing.slicing import (
     volume_to_slices,
 )
 from samtune.preprocessing.tiles import TileGrid
+from samtune.preprocessing.volumes import read_label, read_volume
 
 ALL_48 = [
     "".join(pair[flip] for pair, flip in zip(axes, flips, strict=True))
@@ -244,3 +247,24 @@ def test_planes_that_do_not_fit_are_refused():
         CaseGeometry("a", native.shape, native.affine, native.spacing, "RAS", 2, Plane((8, 9)))
     with pytest.raises(ValueError, match="overlap 3, size 3"):
         TileGrid.of((9, 9), 3, 3)
+
+
+@pytest.mark.parametrize("case", ["hippocampus_001", "hippocampus_015"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_real_labels_come_back_exactly_from_cropped_tiles(hippocampus, case, axis):
+    image = read_volume(hippocampus / "images" / f"{case}.nii.gz")
+    label = read_label(hippocampus / "labels" / f"{case}.nii.gz")
+    slicing = Slicing(axis, crop_margin=2.5, crop_unit="mm", tile_size=20, tile_overlap=5)
+    imgs, geometry = prepare_case(
+        image,
+        case=case,
+        intensity=Intensity.for_modality("mr", preset="medsam"),
+        slicing=slicing,
+        label=label.array,
+    )
+    assert geometry.plane is not None
+    assert geometry.num_tiles > 1
+    stored = geometry.plane.store_labels(volume_to_slices(label.array, geometry))
+    assert stored.shape == imgs.shape
+    back = np.stack([geometry.plane.restore_label(part) for part in stored_parts(stored, geometry)])
+    np.testing.assert_array_equal(slices_to_volume(back, geometry), label.array)
