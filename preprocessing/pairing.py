@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from samtune.preprocessing.case_source import CaseSource
+from samtune.preprocessing.layouts.files import image_files, stem_of, visible
 from samtune.preprocessing.pair_rule import PairRule, ambiguity, pair_stems, suggest_rules
-from samtune.preprocessing.volumes import case_id, find_volumes
+from samtune.preprocessing.volumes import case_id, find_volumes, volume_suffix
 
 CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case.nii.gz so
 MAX_NAMED = 5
@@ -23,8 +24,9 @@ def pair_files(
     rule the case is called as its image.
 
     Args:
-        images: folder of volumes, or one volume.
-        labels: folder of label volumes, or one, or None.
+        images: folder of volumes, or one volume; of pictures, or of folders with a DICOM series,
+            if there are no volumes.
+        labels: the same for labels, or None.
         rule: other than equal names.
 
     Raises:
@@ -33,16 +35,13 @@ def pair_files(
             another; all are named.
     """
     images = Path(images)
-    found = {case_id(images): images} if images.is_file() else find_volumes(images)
+    found = _files(images)
     if labels is None:
         return [CaseSource(case, (path,)) for case, path in found.items()]
     labels = Path(labels)
-    if labels.is_file():
-        label_files = {case_id(labels): labels}
-        if images.is_file():
-            return [CaseSource(case_id(labels), (images,), (labels,))]
-    else:
-        label_files = find_volumes(labels)
+    label_files = _files(labels)
+    if labels.is_file() and images.is_file():
+        return [CaseSource(next(iter(label_files)), (images,), (labels,))]
     if rule is not None:
         pairs, unpaired, alone = _by_rule(images, labels, found, label_files, rule)
     else:
@@ -65,6 +64,15 @@ def pair_files(
             f"{_names(alone)}; expected {expected}"
         )
     return [pairs[case] for case in sorted(pairs)]
+
+
+def _files(path: Path) -> dict[str, Path]:
+    if path.is_file():
+        known = None if volume_suffix(path) else stem_of(path.name)
+        return {known or case_id(path): path}
+    if any(volume_suffix(child) for child in visible(path)):
+        return find_volumes(path)
+    return image_files(path) or find_volumes(path)  # which says what it looked for
 
 
 def _by_name(

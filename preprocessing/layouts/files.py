@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
+DICOM = (".dcm", ".ima")
 SUFFIXES = (
     *(".nii.gz", ".nii", ".mgz", ".mgh", ".mha", ".mhd", ".nrrd", ".npz"),
-    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".dcm"),
+    *PICTURES,
+    *DICOM,
 )
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -28,8 +31,9 @@ def stem_of(name: str) -> str | None:
 def image_files(folder: Path) -> dict[str, Path]:
     """Images directly in ``folder``, stem to path, sorted; hidden files are left out.
 
-    If there are no files but folders with files, each folder is an image: a DICOM series or one
-    file a slice.
+    A folder of nothing but DICOM files is one image, called as the folder. If there are no images
+    but folders of DICOM files or pictures, each of these is an image: a series, or one file a
+    slice.
 
     Raises:
         ValueError: two files have one stem.
@@ -45,13 +49,18 @@ def image_files(folder: Path) -> dict[str, Path]:
                 "an image"
             )
         found[stem] = path
+    if found and all(path.suffix.lower() in DICOM for path in found.values()):
+        folder = folder.resolve()  # "." has no name
+        return {folder.name: folder}
     if not found:
-        found = {
-            path.name: path
-            for path in visible(folder)
-            if path.is_dir() and any(child.is_file() for child in visible(path))
-        }
+        found = {path.name: path for path in visible(folder) if _is_image_folder(path)}
     return dict(sorted(found.items()))
+
+
+def _is_image_folder(path: Path) -> bool:
+    suffixes = {child.suffix.lower() for child in visible(path) if child.is_file()}
+    # DICOM files often have no suffix
+    return bool(suffixes) and (suffixes <= {*DICOM, ""} or suffixes <= set(PICTURES))
 
 
 def visible(folder: Path) -> list[Path]:
