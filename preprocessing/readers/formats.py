@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from samtune.preprocessing.readers import dicom, itk, nifti, pictures, tiff
+from samtune.preprocessing.readers import dicom, itk, nifti, oct_files, pictures, tiff
 from samtune.preprocessing.readers.dicom_files import has_dicom, is_dicom
 from samtune.preprocessing.readers.grid import Grid, Volume, affine_text, with_values
 
@@ -64,6 +64,8 @@ def find_format(path: Path) -> Format:
                 return Format(
                     label, _without_series(flat.read_grid), _without_series(flat.read), indices
                 )
+    if path.is_file() and name.endswith(oct_files.SUFFIXES):
+        return Format("OCT", oct_files.read_grid, oct_files.read, oct_files.read)
     if is_dicom(path) if path.is_file() else has_dicom(path):
         return Format("DICOM", dicom.read_grid, dicom.read, dicom.read)
     if path.is_dir() and any(one.name.lower().endswith(PICTURE_SUFFIXES) for one in path.iterdir()):
