@@ -112,7 +112,9 @@ def find_volumes(folder: Path) -> dict[str, Path]:
     return dict(sorted(volumes.items()))
 
 
-def read_grid(path: Path, *, frame: int | None = None, series: str | None = None) -> Grid:
+def read_grid(
+    path: Path | Sequence[Path], *, frame: int | None = None, series: str | None = None
+) -> Grid:
     """Voxel grid of an image or label, without reading its values where the format allows it.
 
     Args:
@@ -123,6 +125,8 @@ def read_grid(path: Path, *, frame: int | None = None, series: str | None = None
         ValueError: not a readable image, damaged header, not 3D, or an affine that cannot be
             inverted.
     """
+    if isinstance(path, Sequence):
+        return formats.grid_of_several([Path(one) for one in path], frame, series)
     path = Path(path)
     return formats.find_format(path).read_grid(path, frame=frame, series=series)
 

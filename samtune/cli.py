@@ -31,6 +31,11 @@ VERBS = {
         "cut NIfTI volumes into slice files and a manifest",
         "samtune slice scans/images --labels scans/labels --modality mr --out slices",
     ),
+    "convert": Verb(
+        "samtune.commands.convert",
+        "rewrite an image or label of any format as NIfTI, NRRD, MetaImage or PNG",
+        "samtune convert scans/patient_7 patient_7.nii.gz --series 'T2 axial'",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

@@ -1,7 +1,9 @@
 """DICOM segmentations as labels, through highdicom (extra ``dicom-seg``)."""
 
+import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,19 +118,10 @@ def place_on_grid(label: Volume, like: Grid) -> Volume:
     if ((indices < 0) | (indices >= like.shape)).any():
         raise ValueError(f"{label.path}: has objects outside the image {like.path.name}")
     target[tuple(indices.T)] = label.array[tuple(where.T)]
-    return Volume(
-        label.path,
-        like.shape,
-        like.affine,
-        like.spacing,
-        like.header,
-        target,
-        has_spacing=like.has_spacing,
-        notes=label.notes,
-    )
+    return with_values(dataclasses.replace(like, path=label.path, notes=label.notes), target)
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]  # highdicom is an extra
+def _open(path: Path) -> Any:
     try:
         from highdicom.seg import segread
     except ImportError as error:

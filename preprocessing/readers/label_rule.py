@@ -6,6 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Colour = tuple[int, int, int]
 OVERLAPS = ("error", "later")
 ORDERS = ("columns", "rows")
@@ -163,3 +165,21 @@ def parse_colour(colour: str | Sequence[int]) -> Colour:
     if len(parts) != 3:
         raise ValueError(f"label rule: colour {colour!r} is not three numbers")
     return parts[0], parts[1], parts[2]
+
+
+def read_rule(path: Path) -> LabelRule:
+    """A rule from a YAML or JSON file that holds its keys.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, or not a rule; names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a YAML file with a label rule")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("expected keys and values, such as colours: {1: '#ff0000'}")
+        return LabelRule.from_mapping(content)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
