@@ -11,6 +11,8 @@ from nibabel.nifti1 import Nifti1Image
 
 from samtune.atomic import write_atomically
 from samtune.preprocessing.readers import formats
+from samtune.preprocessing.readers.dicom_files import STRUCTURE_SET, find_label_object
+from samtune.preprocessing.readers.dicom_seg import read_segmentation
 from samtune.preprocessing.readers.grid import (
     Affine,
     Array,
@@ -21,6 +23,7 @@ from samtune.preprocessing.readers.grid import (
 )
 from samtune.preprocessing.readers.label_rule import LabelRule
 from samtune.preprocessing.readers.label_values import join_class_files, to_classes
+from samtune.preprocessing.readers.rtstruct import read_contours
 from samtune.preprocessing.readers.run_lengths import read_run_lengths
 
 __all__ = [
@@ -109,7 +112,9 @@ def find_volumes(folder: Path) -> dict[str, Path]:
     return dict(sorted(volumes.items()))
 
 
-def read_grid(path: Path, *, frame: int | None = None, series: str | None = None) -> Grid:
+def read_grid(
+    path: Path | Sequence[Path], *, frame: int | None = None, series: str | None = None
+) -> Grid:
     """Voxel grid of an image or label, without reading its values where the format allows it.
 
     Args:
@@ -120,6 +125,8 @@ def read_grid(path: Path, *, frame: int | None = None, series: str | None = None
         ValueError: not a readable image, damaged header, not 3D, or an affine that cannot be
             inverted.
     """
+    if isinstance(path, Sequence):
+        return formats.grid_of_several([Path(one) for one in path], frame, series)
     path = Path(path)
     return formats.find_format(path).read_grid(path, frame=frame, series=series)
 
@@ -196,6 +203,9 @@ def read_label(
             raise ValueError(f"{path}: run lengths need the grid of their image")
         return read_run_lengths(path, like, rule)
     one = formats.find_format(path)
+    found = find_label_object(path) if one.name == "DICOM" else None
+    if found is not None:
+        return _read_object(*found, like, rule)
     stored = one.read_label(path, frame=frame, series=series)
     return to_classes(stored, rule, is_picture=one.name in formats.PICTURES)
 
@@ -266,6 +276,15 @@ def check_same_grid(image: Grid, label: Grid) -> None:
             f"{image.path.name} has {affine_text(image.affine)}; resample the label or correct "
             "its header"
         )
+
+
+def _read_object(path: Path, kind: str, like: Grid | None, rule: LabelRule) -> Volume:
+    """A DICOM segmentation or structure set; ``kind`` is its SOPClassUID."""
+    if kind != STRUCTURE_SET:
+        return read_segmentation(path, like, rule)
+    if like is None:
+        raise ValueError(f"{path}: contours need the grid of their image")
+    return read_contours(path, like, rule)
 
 
 def _narrow(volume: Volume) -> Volume:

@@ -41,6 +41,11 @@ VERBS = {
         "choose which cases of a folder of slices are for train, val and test",
         "samtune split slices --folds 5 --fold 2 --stratify volume",
     ),
+    "convert": Verb(
+        "samtune.commands.convert",
+        "rewrite an image or label of any format as NIfTI, NRRD, MetaImage or PNG",
+        "samtune convert scans/patient_7 patient_7.nii.gz --series 'T2 axial'",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

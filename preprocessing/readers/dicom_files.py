@@ -16,7 +16,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 PREAMBLE = 128  # bytes before the letters DICM
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 HMAC_DIGITS = 16
 MAX_NAMED = 5
 
@@ -131,7 +132,34 @@ def has_dicom(folder: Path) -> bool:
 
 def is_image(dataset: Dataset) -> bool:
     """Whether it has pixels of a scan: no segmentation, contours or report."""
-    return "Rows" in dataset and dataset.get("SOPClassUID") != SEGMENTATION
+    return "Rows" in dataset and dataset.get("SOPClassUID") not in SEGMENTATIONS
+
+
+def find_label_object(path: Path) -> tuple[Path, str] | None:
+    """A segmentation or structure set: the file itself, or the only one in a folder.
+
+    Returns:
+        Its file and SOPClassUID; None if there is none.
+
+    Raises:
+        ValueError: a folder holds several, or a file is damaged.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [one for one in sorted(path.rglob("*")) if one.is_file()]
+    found = []
+    for file in files:
+        if is_dicom(file):
+            kind = str(read_dataset(file, pixels=False).get("SOPClassUID"))
+            if kind in SEGMENTATIONS or kind == STRUCTURE_SET:
+                found.append((file, kind))
+    if len(found) > 1:
+        names = ", ".join(file.name for file, _ in found[:MAX_NAMED])
+        raise ValueError(
+            f"{path}: has {len(found)} segmentations or structure sets, {names}; "
+            "expected one: give the file"
+        )
+    return found[0] if found else None
 
 
 def group_series(headers: Iterable[Header]) -> list[Series]:

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from samtune.preprocessing.readers import dicom, itk, nifti, pictures, tiff
+from samtune.preprocessing.readers import dicom, itk, nifti, oct_files, pictures, tiff
 from samtune.preprocessing.readers.dicom_files import has_dicom, is_dicom
-from samtune.preprocessing.readers.grid import Grid, Volume, affine_text, with_values
+from samtune.preprocessing.readers.grid import Grid, Volume, affine_text, make_grid, with_values
 
 VOLUME_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 PICTURE_SUFFIXES = (*pictures.SUFFIXES, *tiff.SUFFIXES)
@@ -64,6 +64,8 @@ def find_format(path: Path) -> Format:
                 return Format(
                     label, _without_series(flat.read_grid), _without_series(flat.read), indices
                 )
+    if path.is_file() and name.endswith(oct_files.SUFFIXES):
+        return Format("OCT", oct_files.read_grid, oct_files.read, oct_files.read)
     if is_dicom(path) if path.is_file() else has_dicom(path):
         return Format("DICOM", dicom.read_grid, dicom.read, dicom.read)
     if path.is_dir() and any(one.name.lower().endswith(PICTURE_SUFFIXES) for one in path.iterdir()):
@@ -85,6 +87,31 @@ def read_class_files(paths: Sequence[Path], frame: int | None, series: str | Non
     if not paths:
         raise ValueError("no label file given; expected at least one")
     return [find_format(path).read_label(path, frame=frame, series=series) for path in paths]
+
+
+def grid_of_several(paths: Sequence[Path], frame: int | None, series: str | None) -> Grid:
+    """Grid of :func:`read_several`, from the headers; that all of them fit is seen at reading.
+
+    Raises:
+        ValueError: none, or a header is damaged.
+    """
+    if not paths:
+        raise ValueError("no image file given; expected at least one")
+    first = find_format(paths[0])
+    if len(paths) > 1 and first.name == "DICOM":
+        return dicom.read_grid(paths, frame=frame, series=series)
+    grid = first.read_grid(paths[0], frame=frame, series=series)
+    if len(paths) == 1 or first.name not in PICTURES:
+        return grid
+    shape = (grid.shape[0], grid.shape[1], len(paths))
+    return make_grid(
+        paths[0].parent,
+        shape,
+        grid.affine,
+        has_spacing=grid.has_spacing,
+        is_picture=True,
+        notes=grid.notes,
+    )
 
 
 def read_several(paths: Sequence[Path], frame: int | None, series: str | None) -> Volume:

@@ -31,6 +31,8 @@ class Grid:
             rounded to 6 decimals (float32 headers read 0.4 as 0.4000000059604645).
         header: the NIfTI header as stored; for another format one made from the geometry alone.
         has_spacing: False if the file doesn't say how large a pixel is; then it counts as 1 mm.
+        is_picture: the axes are row, column, page, as of pictures, stacks and films; else ``i`` is
+            what runs along a scan's rows.
         notes: what the reader changed or doubted, a sentence each; no value of a person.
     """
 
@@ -40,6 +42,7 @@ class Grid:
     spacing: Spacing
     header: Nifti1Header
     has_spacing: bool = field(default=True, kw_only=True)
+    is_picture: bool = field(default=False, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
@@ -68,6 +71,7 @@ def make_grid(
     header: Nifti1Header | None = None,
     mm_per_unit: float = 1.0,
     has_spacing: bool = True,
+    is_picture: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Grid:
     """Check a geometry and make a :class:`Grid` of it.
@@ -78,8 +82,7 @@ def make_grid(
         affine: ``4 4``, voxel index to world, RAS+.
         header: NIfTI header; made from shape and affine if there is none.
         mm_per_unit: length of the affine's unit.
-        has_spacing: see :class:`Grid`.
-        notes: see :class:`Grid`.
+        has_spacing, is_picture, notes: see :class:`Grid`.
 
     Raises:
         ValueError: not three sizes >= 1, a spacing of zero, or an affine that cannot be inverted.
@@ -103,7 +106,16 @@ def make_grid(
     sizes_ = (int(shape[0]), int(shape[1]), int(shape[2]))
     if header is None:
         header = geometry_header(sizes_, affine)
-    return Grid(path, sizes_, affine, (i, j, k), header, has_spacing=has_spacing, notes=notes)
+    return Grid(
+        path,
+        sizes_,
+        affine,
+        (i, j, k),
+        header,
+        has_spacing=has_spacing,
+        is_picture=is_picture,
+        notes=notes,
+    )
 
 
 def with_values(grid: Grid, array: Array, *notes: str) -> Volume:
@@ -117,6 +129,7 @@ def with_values(grid: Grid, array: Array, *notes: str) -> Volume:
         grid.header,
         np.ascontiguousarray(array, dtype=native),
         has_spacing=grid.has_spacing,
+        is_picture=grid.is_picture,
         notes=(*grid.notes, *notes),
     )
 
@@ -167,7 +180,9 @@ def picture_grid(
     """
     rows, columns = spacing or (1.0, 1.0)
     affine = np.diag([rows, columns, between or max(rows, columns), 1.0])
-    return make_grid(path, shape, affine, has_spacing=spacing is not None, notes=notes)
+    return make_grid(
+        path, shape, affine, has_spacing=spacing is not None, is_picture=True, notes=notes
+    )
 
 
 def choose_frame(path: Path, shape: tuple[int, ...], number: int, frame: int | None) -> int:

@@ -6,6 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Colour = tuple[int, int, int]
 OVERLAPS = ("error", "later")
 ORDERS = ("columns", "rows")
@@ -50,6 +52,8 @@ class LabelRule:
             ``ignore_label``.
         threshold: grey values above it are class 1, others 0: for masks saved as JPEG.
         files: class to a pattern of file names (``*_artery.png``), for one file a class.
+        structures: class to a pattern of names of segments or contours (DICOM SEG, RTSTRUCT);
+            those that fit none are left out. Without it their numbers are the classes.
         overlap: where two classes' files overlap: ``error``, or ``later`` for the later class.
         ignore_label: stored value that counts for no class and is kept as it is.
         run_lengths: how to read a CSV file.
@@ -64,6 +68,7 @@ class LabelRule:
     values: Mapping[int, int] = field(default_factory=dict)
     threshold: float | None = None
     files: Mapping[int, str] = field(default_factory=dict)
+    structures: Mapping[int, str] = field(default_factory=dict)
     overlap: str = "error"
     ignore_label: int | None = None
     run_lengths: RunLengths = field(default_factory=RunLengths)
@@ -73,6 +78,7 @@ class LabelRule:
             ("colours", list(self.colours)),
             ("values", list(self.values.values())),
             ("files", list(self.files)),
+            ("structures", list(self.structures)),
             ("ignore_label", [] if self.ignore_label is None else [self.ignore_label]),
         ):
             for value in classes:
@@ -115,8 +121,9 @@ class LabelRule:
                 }
             if "values" in settings:
                 settings["values"] = {int(k): int(v) for k, v in settings["values"].items()}
-            if "files" in settings:
-                settings["files"] = {int(k): str(v) for k, v in settings["files"].items()}
+            for name in ("files", "structures"):
+                if name in settings:
+                    settings[name] = {int(k): str(v) for k, v in settings[name].items()}
             if "run_lengths" in settings:
                 settings["run_lengths"] = RunLengths(**settings["run_lengths"])
             return cls(**settings)
@@ -158,3 +165,21 @@ def parse_colour(colour: str | Sequence[int]) -> Colour:
     if len(parts) != 3:
         raise ValueError(f"label rule: colour {colour!r} is not three numbers")
     return parts[0], parts[1], parts[2]
+
+
+def read_rule(path: Path) -> LabelRule:
+    """A rule from a YAML or JSON file that holds its keys.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, or not a rule; names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a YAML file with a label rule")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("expected keys and values, such as colours: {1: '#ff0000'}")
+        return LabelRule.from_mapping(content)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error

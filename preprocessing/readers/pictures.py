@@ -109,7 +109,14 @@ def stack_pictures(volumes: Sequence[Volume], between: float | None = None) -> V
     affine[2, 2] = between or affine[2, 2]
     notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.notes))
     shape = (first.shape[0], first.shape[1], len(volumes))
-    grid = make_grid(first.path.parent, shape, affine, has_spacing=first.has_spacing, notes=notes)
+    grid = make_grid(
+        first.path.parent,
+        shape,
+        affine,
+        has_spacing=first.has_spacing,
+        is_picture=True,
+        notes=notes,
+    )
     return with_values(grid, np.concatenate([volume.array for volume in volumes], axis=2))
 
 
