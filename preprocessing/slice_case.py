@@ -16,6 +16,7 @@ from samtune.preprocessing.prepare import prepare_case
 from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_case_label
 from samtune.preprocessing.slice_file import LABEL_MAX, LabelArray, write_slice_file
 from samtune.preprocessing.slicing import volume_to_slices
+from samtune.preprocessing.source_hash import source_sha256
 from samtune.preprocessing.volumes import Volume, check_same_grid
 
 NO_SPLIT = ""  # a case file has none: the split is of all cases together
@@ -95,11 +96,11 @@ def slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> None:
     record = CaseRecord(
         geometry=geometry,
         split=NO_SPLIT,
-        source_sha256=file_sha256(files.image),
+        source_sha256=source_sha256(files.images),
         image_name=files.image.name,
         label_name=None if files.label is None else files.label.name,
         num_slices=len(imgs),
-        label_sha256=None if files.label is None else file_sha256(files.label),
+        label_sha256=source_sha256(files.labels) if files.labels else None,
     )
     layout = settings["layout"]
     rows = []
