@@ -18,7 +18,8 @@ from samtune.preprocessing.manifest import (
     load_manifest,
 )
 from samtune.preprocessing.pairing import CaseFiles
-from samtune.preprocessing.slice_case import case_path, file_sha256, read_case_file
+from samtune.preprocessing.slice_case import case_path, read_case_file
+from samtune.preprocessing.source_hash import source_sha256
 
 CONTACT_SHEET_NAME = "contact_sheet.png"
 FAILURES_NAME = "failures.csv"
@@ -82,10 +83,10 @@ def finished_cases(out: Path, files: Iterable[CaseFiles], settings: dict[str, An
                 f"{out}: holds case {case!r}, which is not among the {len(by_case)} images; use "
                 "another folder, or --force to do all of it again"
             )
-        label = by_case[case].label
-        _check_unchanged(by_case[case].image, content.record.source_sha256)
-        if label is not None and content.record.label_sha256 is not None:
-            _check_unchanged(label, content.record.label_sha256)
+        labels = by_case[case].labels
+        _check_unchanged(by_case[case].images, content.record.source_sha256)
+        if labels and content.record.label_sha256 is not None:
+            _check_unchanged(labels, content.record.label_sha256)
         if all((out / row.file).is_file() for row in content.slices):
             done.append(case)
     return sorted(done)
@@ -189,11 +190,11 @@ def remove_slice_files(out: Path, cases: Collection[str], keep: Collection[str])
             path.unlink()
 
 
-def _check_unchanged(path: Path, sha256: str) -> None:
-    now = file_sha256(path)
+def _check_unchanged(paths: tuple[Path, ...], sha256: str) -> None:
+    now = source_sha256(paths)
     if now != sha256:
         raise ValueError(
-            f"{path}: has changed since it was sliced: sha256 {now[:12]}..., expected "
+            f"{paths[0]}: has changed since it was sliced: sha256 {now[:12]}..., expected "
             f"{sha256[:12]}...; restore it, or --force to do all of the output folder again"
         )
 

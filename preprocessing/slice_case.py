@@ -19,6 +19,7 @@ from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_ca
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import volume_to_slices
+from samtune.preprocessing.source_hash import source_sha256
 from samtune.preprocessing.volumes import Array, Volume, check_same_grid
 
 NO_SPLIT = ""  # a case file has none: the split is of all cases together
@@ -117,11 +118,11 @@ def slice_case(
     record = CaseRecord(
         geometry=geometry,
         split=NO_SPLIT,
-        source_sha256=file_sha256(files.image),
+        source_sha256=source_sha256(files.images),
         image_name=files.image.name,
         label_name=None if files.label is None else files.label.name,
         num_slices=geometry.slices_shape[0],
-        label_sha256=None if files.label is None else file_sha256(files.label),
+        label_sha256=source_sha256(files.labels) if files.labels else None,
     )
     layout = settings["layout"]
     first = () if reference is None else (reference,)
