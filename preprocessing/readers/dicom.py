@@ -13,6 +13,7 @@ from samtune.preprocessing.readers.dicom_files import (
     find_series,
     group_series,
     is_image,
+    named_damage,
     read_dataset,
 )
 from samtune.preprocessing.readers.dicom_pixels import read_pixels
@@ -104,9 +105,13 @@ def _plan(path: Path | Sequence[Path], frame: int | None, series: str | None) ->
         found = _series_of(path)
     chosen = choose_series(name, found, series)
     headers = chosen.headers
-    located = [planes_of(header) for header in headers]
+    located: list[list[Plane] | None] = []
+    for header in headers:
+        with named_damage(header.path):
+            located.append(planes_of(header))
     if len(headers) == 1 and located[0] is None:
-        return _plan_without_positions(name, headers[0], frame)
+        with named_damage(headers[0].path, name):
+            return _plan_without_positions(name, headers[0], frame)
     unlocated = [h.path.name for h, planes in zip(headers, located, strict=True) if planes is None]
     if unlocated:
         raise ValueError(
@@ -118,13 +123,15 @@ def _plan(path: Path | Sequence[Path], frame: int | None, series: str | None) ->
         choose_frame(name, (len(planes),), 1, frame)
     ordered, affine = stack_planes(name, planes)
     rows, columns = ordered[0].size
-    grid = make_grid(name, (columns, rows, len(ordered)), affine, notes=_count_notes(headers))
+    with named_damage(headers[0].path):
+        notes = _count_notes(headers)
+    grid = make_grid(name, (columns, rows, len(ordered)), affine, notes=notes)
     return Plan(grid, tuple(ordered))
 
 
 def _series_of(paths: Sequence[Path]) -> list[Series]:
     headers = [Header(path, read_dataset(path, pixels=False)) for path in paths]
-    others = [header.path for header in headers if not is_image(header.dataset)]
+    others = [header.path for header in headers if not is_image(header)]
     if others:
         raise ValueError(
             f"{others[0]}: a DICOM file without an image of a scan; expected one (segmentations "

@@ -2,16 +2,18 @@
 
 import hashlib
 import hmac
+import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import ImplicitVRLittleEndian
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -20,6 +22,20 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 HMAC_DIGITS = 16
 MAX_NAMED = 5
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+MAX_LISTED = 20  # series; a folder of many patients has hundreds
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,39 +74,46 @@ def is_dicom(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) or _has_magic(path)
 
 
+@contextmanager
+def named_damage(path: Path, *ours: Path) -> Iterator[None]:
+    """Whatever pydicom raises on damaged bytes, often only when a value is used, names the file.
+
+    Args:
+        path: the file.
+        ours: other paths that our own messages start with.
+
+    Raises:
+        ValueError: instead of pydicom's errors.
+    """
+    try:
+        with warnings.catch_warnings():
+            # values that break the standard's letter are common, and the warning shows them
+            warnings.simplefilter("ignore")
+            yield
+    except DAMAGED as error:
+        if isinstance(error, ValueError) and str(error).startswith(
+            tuple(str(own) for own in (path, *ours))
+        ):
+            raise
+        raise ValueError(
+            f"{path}: not a readable DICOM file ({_one_line(error)}); expected one, or the folder "
+            "without it"
+        ) from error
+
+
 def read_dataset(path: Path, *, pixels: bool) -> Dataset:
     """A DICOM file; damage is an error that names the file.
 
     Raises:
         ValueError: not a readable DICOM file.
     """
-    try:
-        with warnings.catch_warnings():  # values that break the standard's letter are common
-            warnings.simplefilter("ignore")
-            # force: old files lack the preamble
-            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
-            has_class = "SOPClassUID" in dataset
-            if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    except (
-        InvalidDicomError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        NotImplementedError,
-        TypeError,
-    ) as error:
-        raise ValueError(
-            f"{path}: not a readable DICOM file ({_one_line(error)}); expected one, or the folder "
-            "without it"
-        ) from error
-    if not has_class:
-        raise ValueError(
-            f"{path}: not a readable DICOM file (it has no SOPClassUID); expected one, or the "
-            "folder without it"
-        )
+    with named_damage(path):
+        # force: old files lack the preamble
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        if "SOPClassUID" not in dataset:
+            raise ValueError("it has no SOPClassUID")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return dataset
 
 
@@ -122,7 +145,7 @@ def find_series(folder: Path) -> list[Series]:
             f"{len(dicom)} files beside it are; expected one, or the folder without it"
         )
     headers = [Header(path, read_dataset(path, pixels=False)) for path in dicom]
-    return group_series(header for header in headers if is_image(header.dataset))
+    return group_series(header for header in headers if is_image(header))
 
 
 def has_dicom(folder: Path) -> bool:
@@ -130,9 +153,10 @@ def has_dicom(folder: Path) -> bool:
     return any(path.is_file() and is_dicom(path) for path in sorted(folder.rglob("*")))
 
 
-def is_image(dataset: Dataset) -> bool:
+def is_image(header: Header) -> bool:
     """Whether it has pixels of a scan: no segmentation, contours or report."""
-    return "Rows" in dataset and dataset.get("SOPClassUID") not in SEGMENTATIONS
+    with named_damage(header.path):
+        return "Rows" in header.dataset and header.get("SOPClassUID") not in SEGMENTATIONS
 
 
 def find_label_object(path: Path) -> tuple[Path, str] | None:
@@ -150,7 +174,8 @@ def find_label_object(path: Path) -> tuple[Path, str] | None:
     found = []
     for file in files:
         if is_dicom(file):
-            kind = str(read_dataset(file, pixels=False).get("SOPClassUID"))
+            with named_damage(file):
+                kind = str(read_dataset(file, pixels=False).get("SOPClassUID"))
             if kind in SEGMENTATIONS or kind == STRUCTURE_SET:
                 found.append((file, kind))
     if len(found) > 1:
@@ -165,18 +190,18 @@ def find_label_object(path: Path) -> tuple[Path, str] | None:
 def group_series(headers: Iterable[Header]) -> list[Series]:
     """Sort headers into series, in order of their number and description."""
     groups: dict[str, list[Header]] = {}
+    names: dict[str, tuple[str, str, str]] = {}
     for header in headers:
-        groups.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
-    series = [
-        Series(
-            uid,
-            str(group[0].get("SeriesDescription", "")).strip(),
-            str(group[0].get("SeriesNumber", "")).strip(),
-            str(group[0].get("Modality", "?")),
-            tuple(group),
-        )
-        for uid, group in groups.items()
-    ]
+        with named_damage(header.path):
+            uid = str(header.get("SeriesInstanceUID", ""))
+            if uid not in names:
+                names[uid] = (
+                    str(header.get("SeriesDescription", "")).strip(),
+                    str(header.get("SeriesNumber", "")).strip(),
+                    str(header.get("Modality", "?")),
+                )
+        groups.setdefault(uid, []).append(header)
+    series = [Series(uid, *names[uid], tuple(group)) for uid, group in groups.items()]
     return sorted(series, key=lambda one: (one.number.zfill(12), one.description))
 
 
@@ -194,7 +219,8 @@ def choose_series(path: Path, found: Sequence[Series], series: str | None) -> Se
     """
     if not found:
         raise ValueError(f"{path}: found no DICOM image; expected a series")
-    listed = "; ".join(str(one) for one in found)
+    more = f"; and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
+    listed = "; ".join(str(one) for one in found[:MAX_LISTED]) + more
     if series is None:
         if len(found) == 1:
             return found[0]
@@ -231,7 +257,8 @@ def dicom_case_id(folder: Path, *, salt: str | None = None) -> str:
     if not salt:
         raise ValueError(f"{folder}: the salt of case names is empty; expected secret text")
     headers = [header for one in find_series(folder) for header in one.headers]
-    counts = Counter(str(header.get("PatientID", "")).strip() for header in headers)
+    with named_damage(folder):
+        counts = Counter(str(header.get("PatientID", "")).strip() for header in headers)
     if len(counts) != 1 or "" in counts:
         raise ValueError(
             f"{folder}: its files have {len(counts)} patient ids or an empty one; expected one"

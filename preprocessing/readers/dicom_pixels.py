@@ -12,7 +12,7 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from samtune.preprocessing.readers.dicom_files import read_dataset
+from samtune.preprocessing.readers.dicom_files import named_damage, read_dataset
 from samtune.preprocessing.readers.dicom_planes import frame_value
 from samtune.preprocessing.readers.grid import Array
 
@@ -34,6 +34,11 @@ def read_pixels(path: Path) -> tuple[Array, tuple[str, ...]]:
         ValueError: the pixels can't be decoded, or there are fewer than the header says.
     """
     dataset = read_dataset(path, pixels=True)
+    with named_damage(path):
+        return _rescaled(path, dataset)
+
+
+def _rescaled(path: Path, dataset: Dataset) -> tuple[Array, tuple[str, ...]]:
     try:
         stored = _decode(dataset)
     except (

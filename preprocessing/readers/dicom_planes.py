@@ -179,7 +179,7 @@ def _check_distances(path: Path, depths: list[float]) -> None:
         )
     if len(gaps) < 2:
         return
-    usual = float(np.median(gaps))
+    usual = sorted(gaps)[(len(gaps) - 1) // 2]  # of an even number the smaller one: no mean
     missing: list[float] = []
     uneven: list[float] = []
     for start, gap in zip(depths, gaps, strict=False):

@@ -13,6 +13,7 @@ from samtune.preprocessing.readers.label_rule import LabelRule
 WHOLE_TOLERANCE = 1e-3  # labels that were resampled or stored as float32 are this close to whole
 SAME_AFFINE = 1e-3
 MAX_NAMED = 5
+LOSSY = (".jpg", ".jpeg")
 MASK_NOTE = "a mask of 0 and 255 was read as 0 and 1"
 
 
@@ -55,6 +56,11 @@ def to_classes(stored: Volume, rule: LabelRule, *, is_picture: bool) -> Volume:
         array = _map_values(path, array, rule)
     else:
         array = whole_labels(path, array)
+        if path.name.lower().endswith(LOSSY) and len(found := np.unique(array)) > 2:
+            raise ValueError(
+                f"{path}: a label of {len(found)} values as JPEG, whose compression changes "
+                "values; expected a rule with a threshold or colours, or a lossless file"
+            )
         is_mask = is_picture and array.max() == 255 and rule.ignore_label != 255
         if is_mask and ((array == 0) | (array == 255)).all():
             array, notes = (array > 0).astype(np.uint8), (MASK_NOTE,)

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
-from samtune.preprocessing.readers.dicom_files import read_dataset
-from samtune.preprocessing.readers.grid import RAS_OF_LPS, Grid, Volume, with_values
+from samtune.preprocessing.readers.dicom_files import named_damage, read_dataset
+from samtune.preprocessing.readers.grid import RAS_OF_LPS, Array, Grid, Volume, with_values
 from samtune.preprocessing.readers.label_rule import LabelRule
 from samtune.preprocessing.readers.structure_names import classes_of
 
@@ -26,10 +26,11 @@ def contour_names(path: Path) -> dict[int, str]:
         ValueError: not a readable DICOM file.
     """
     dataset = read_dataset(path, pixels=True)
-    return {
-        int(item.ROINumber): str(item.get("ROIName", ""))
-        for item in dataset.get("StructureSetROISequence") or []
-    }
+    with named_damage(path):
+        return {
+            int(item.ROINumber): str(item.get("ROIName", ""))
+            for item in dataset.get("StructureSetROISequence") or []
+        }
 
 
 def read_contours(path: Path, like: Grid, rule: LabelRule) -> Volume:
@@ -50,6 +51,14 @@ def read_contours(path: Path, like: Grid, rule: LabelRule) -> Volume:
     """
     dataset = read_dataset(path, pixels=True)
     classes = classes_of(path, contour_names(path), rule)
+    with named_damage(path):
+        label, notes = _fill_all(path, dataset, classes, like, rule)
+    return with_values(like, label.astype(np.min_scalar_type(int(label.max()))), *notes)
+
+
+def _fill_all(
+    path: Path, dataset: Dataset, classes: dict[int, int], like: Grid, rule: LabelRule
+) -> tuple[Array, list[str]]:
     label = np.zeros(like.shape, np.uint32)
     notes: list[str] = []
     regions = {
@@ -73,8 +82,7 @@ def read_contours(path: Path, like: Grid, rule: LabelRule) -> Volume:
                 "none, or a rule with overlap: later"
             )
         label[mask] = classes[number]
-    volume = with_values(like, label.astype(np.min_scalar_type(int(label.max()))), *notes)
-    return volume
+    return label, notes
 
 
 def _closed_contours(path: Path, region: Dataset) -> Iterator[Points | None]:

@@ -22,8 +22,8 @@ from samtune.preprocessing.readers.pictures import drop_alpha
 
 SUFFIXES = (".tif", ".tiff")
 DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError, MemoryError,
-    ZeroDivisionError, struct.error, zlib.error, tifffile.TiffFileError,
+    AssertionError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError,
+    MemoryError, ZeroDivisionError, struct.error, zlib.error, tifffile.TiffFileError,
 )  # fmt: skip
 MM_PER_UNIT = {
     "mm": 1.0, "millimeter": 1.0, "cm": 10.0, "centimeter": 10.0, "m": 1000.0, "meter": 1000.0,

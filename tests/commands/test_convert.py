@@ -1,5 +1,7 @@
 """``samtune convert``: round trips through every format, and what it refuses."""
 
+from itertools import permutations, product
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -48,6 +50,23 @@ def test_a_volume_survives_any_two_formats(tmp_path, scan, first, second, dtype)
     for path in tmp_path.glob("[ab].*"):
         content = path.read_bytes()
         assert b"DOE" not in (content if path.suffix != ".gz" else bytes(nib.load(path).to_bytes()))
+
+
+def test_all_48_orientations_survive(tmp_path):
+    array = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    for order in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = np.eye(3)[:, order] * signs * np.array([0.5, 0.75, 3.0])
+            affine[:3, 3] = (1.5, -2.25, 7)
+            nib.save(nib.Nifti1Image(array, affine), tmp_path / "a.nii")
+            path = tmp_path / "a.nii"
+            for suffix in ("mha", "nrrd", "nii.gz"):
+                before, path = path, tmp_path / f"b.{suffix}"
+                assert main(["convert", str(before), str(path), "-q", "--force"]) == 0
+                volume = read_image(path)
+                np.testing.assert_array_equal(volume.array, array)
+                np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
 
 
 def test_a_label_is_whole_and_of_the_stored_type(tmp_path, scan, capsys):

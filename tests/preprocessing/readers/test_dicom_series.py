@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom import dcmread
 
 from samtune.preprocessing.readers.dicom_files import dicom_case_id
 from samtune.preprocessing.volumes import read_grid, read_image
@@ -141,6 +142,14 @@ def test_a_missing_slice_is_named_by_its_position(copied_series):
     assert "slices are 1 mm apart" in str(caught.value)
 
 
+def test_the_gap_of_three_slices_is_named_too(tmp_path, make_dicom_series):
+    folder = make_dicom_series(tmp_path / "a", ARRAY)  # 3 mm apart from 8.25 on
+    positions = {float(dcmread(path).ImagePositionPatient[2]): path for path in folder.iterdir()}
+    positions[11.25].unlink()
+    with pytest.raises(ValueError, match=r"1 slices are missing, at 11\.25 mm, as slices are 3 mm"):
+        read_image(folder)
+
+
 def test_a_missing_last_slice_is_noted_where_the_header_counts(copied_series):
     (copied_series / "40.dcm").unlink()
     assert read_image(copied_series).notes == ("the headers speak of 40 images, 39 are there",)
@@ -264,3 +273,22 @@ def test_lossless_jpeg_is_decoded_by_gdcm_without_its_rescale(real_series, tmp_p
     volume = read_image(tmp_path)
     np.testing.assert_array_equal(volume.array, plain.array)
     np.testing.assert_array_equal(volume.affine, plain.affine)
+
+
+def test_damaged_bytes_of_a_header_give_no_other_error_than_one_that_names_the_file(
+    real_series, tmp_path, rng
+):
+    whole = (real_series / "7.dcm").read_bytes()
+    path = tmp_path / "7.dcm"
+    refused = []
+    for _ in range(150):
+        data = bytearray(whole)
+        for position in rng.integers(132, 1200, 3):
+            data[position] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            read_image(path)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert [text for text in refused if not text.startswith(str(tmp_path))] == []
