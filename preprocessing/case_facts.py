@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -55,12 +56,15 @@ class CaseFacts:
     problems: list[str] = field(default_factory=list)
 
 
-def case_facts(source: CaseSource, *, read_values: bool) -> CaseFacts:
+def case_facts(
+    source: CaseSource, *, read_values: bool, label_rule: Mapping[str, Any] | None = None
+) -> CaseFacts:
     """Look at one case; what can't be read is among its problems, nothing is raised for it.
 
     Args:
         source: the case; of several channels or frames the first is looked at.
         read_values: read the values too, not the headers alone.
+        label_rule: how stored label pixels become classes.
     """
     facts = CaseFacts(source.case, source.split)
     first = replace(source, images=source.images[:1])
@@ -80,14 +84,20 @@ def case_facts(source: CaseSource, *, read_values: bool) -> CaseFacts:
             if not is_npz(label):
                 check_same_grid(grid, read_grid(label))
         if read_values:
-            facts = _with_values(facts, first, geometry)
+            facts = _with_values(facts, first, geometry, label_rule)
     except (ValueError, OSError) as error:
         facts.problems.append(" ".join(str(error).split()))
     return facts
 
 
-def _with_values(facts: CaseFacts, source: CaseSource, geometry: CaseGeometry) -> CaseFacts:
-    array = read_case_image(source).array
+def _with_values(
+    facts: CaseFacts,
+    source: CaseSource,
+    geometry: CaseGeometry,
+    label_rule: Mapping[str, Any] | None,
+) -> CaseFacts:
+    image = read_case_image(source)
+    array = image.array
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     if finite.size < array.size:
         facts.problems.append(
@@ -100,7 +110,7 @@ def _with_values(facts: CaseFacts, source: CaseSource, geometry: CaseGeometry) -
     facts = replace(
         facts, dtype=str(array.dtype), channels=1 if array.ndim == 3 else int(array.shape[3])
     )
-    label = read_case_label(source)
+    label = read_case_label(source, rule=label_rule, like=image)
     if label is None:
         return facts
     facts = replace(facts, notes=(*facts.notes, *_notes(label)))

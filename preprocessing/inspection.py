@@ -156,19 +156,22 @@ class Inspection:
         }
 
 
-def inspect_cases(listing: Listing, *, sample: int | None) -> Inspection:
+def inspect_cases(
+    listing: Listing, *, sample: int | None, label_rule: Mapping[str, Any] | None = None
+) -> Inspection:
     """Look at the headers of all cases and the values of some.
 
     Args:
         listing: of a layout.
         sample: number of cases whose values are read, evenly spread; None for all.
+        label_rule: how stored label pixels become classes.
     """
     number = len(listing.cases)
     chosen = set(range(number))
     if sample is not None and sample < number:
         chosen = {index * number // sample for index in range(sample)}
     facts = [
-        case_facts(source, read_values=index in chosen)
+        case_facts(source, read_values=index in chosen, label_rule=label_rule)
         for index, source in enumerate(listing.cases)
     ]
     return Inspection(listing, facts, len(chosen))

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     listing = found.listing
     if args.class_names and not args.label_map:  # names of a description; a map changes values
         listing = replace(listing, class_names=dict(args.class_names))
-    report = inspect_cases(listing, sample=args.sample or None)
+    report = inspect_cases(listing, sample=args.sample or None, label_rule=args.label_rule)
     data = report.to_dict()
     reasons = found.evidence.reasons if found.evidence else ()
     if found.description is not None:

@@ -151,7 +151,7 @@ def coloured(colors, size=(12, 10)):
     return mask
 
 
-def test_oct_amd_miniature(tmp_path, rng):
+def test_oct_amd_miniature(tmp_path, rng, capsys):
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     for person in ("1084498", "2291508", "2945668"):
         for scan in (1, 5):
@@ -161,6 +161,15 @@ def test_oct_amd_miniature(tmp_path, rng):
     assert {tuple(row.labels.items()) for row in manifest.slices} == {((1, 10), (2, 10), (3, 10))}
     splits = {case: record.split for case, record in manifest.cases.items()}
     assert splits["amd_2291508_1"] == splits["amd_2291508_5"]
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "d"), "--dataset", "oct_amd", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["patients"] == 3
+    assert [(one["name"], one["pixels"]) for one in report["labels"]] == [
+        ("drusen", 60),
+        ("scar", 60),
+        ("fluid", 60),
+    ]
 
 
 def test_macular_hole_miniature(tmp_path, rng):
