@@ -278,8 +278,8 @@ class PrepareSlices:
         device: torch.device | str | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Any]]:
-        """Image, label and keywords on the device."""
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor] | None, tuple[()], dict[str, Any]]:
+        """Image, label and keywords on the device; of joined folders what is annotated, too."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
@@ -288,4 +288,8 @@ class PrepareSlices:
         if self.from_block is not None:
             keywords[FROM_BLOCK] = self.from_block
         label = batch.get("label")
-        return move(batch["image"]), None if label is None else move(label), (), keywords
+        target = None if label is None else move(label)
+        if target is not None and "annotated" in batch:
+            annotated = batch["annotated"].to(device=device, non_blocking=non_blocking)
+            return move(batch["image"]), {"label": target, "annotated": annotated}, (), keywords
+        return move(batch["image"]), target, (), keywords
