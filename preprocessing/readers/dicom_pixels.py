@@ -67,7 +67,9 @@ def _rescaled(path: Path, dataset: Dataset) -> tuple[Array, tuple[str, ...]]:
     if any(slope != 1 for slope in slopes) or any(intercepts):
         array = _apply(stored, slopes, intercepts)
     is_inverse = str(dataset.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1"
-    if is_inverse and dataset.get("Modality") not in QUANTITATIVE:
+    if is_inverse and dataset.get("Modality") in QUANTITATIVE:
+        notes = ("MONOCHROME1 was left as it is: the values are a measure",)
+    elif is_inverse:
         # minimum and maximum that the stored bits can hold change places
         total = -1 if int(dataset.PixelRepresentation) else 2 ** int(dataset.BitsStored) - 1
         array = _apply(

@@ -107,7 +107,9 @@ def test_monochrome1_is_turned_round_and_said(tmp_path, make_dicom_series, dtype
     folder = make_dicom_series(
         tmp_path / "ct", stored, PhotometricInterpretation="MONOCHROME1", Modality="CT"
     )
-    np.testing.assert_array_equal(read_image(folder).array, stored)  # HU are a measure
+    volume = read_image(folder)
+    np.testing.assert_array_equal(volume.array, stored)
+    assert volume.notes == ("MONOCHROME1 was left as it is: the values are a measure",)
 
 
 def test_of_several_series_one_is_chosen_or_all_are_listed(tmp_path, make_dicom_series):
