@@ -3,11 +3,14 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
+import numpy as np
 import psutil
 import pytest
 
 from samtune.preprocessing.run_cases import Scheduler, run_cases
+from samtune.preprocessing.slice_volumes import slice_volumes
 
 SLEEPER = """
 import time
@@ -95,3 +98,20 @@ def test_a_dask_cluster_takes_the_same_call(run, tmp_path, read_all):
         report = run(scheduler="dask", address=cluster.scheduler_address, workers=None)
     assert report.done == ["a", "b", "c"]
     assert read_all(tmp_path / "out") == read_all(tmp_path / "whole")
+
+
+def test_memory_is_that_of_one_case(tmp_path, save_volume):
+    array = np.random.default_rng(0).normal(100, 20, (128, 128, 24)).astype(np.float32)
+    peaks = {}
+    for number in (1, 6):
+        images = tmp_path / f"images{number}"
+        for case in range(number):
+            save_volume(images / f"{case}.nii.gz", array)
+        tracemalloc.start()
+        slice_volumes(
+            images, modality="mr", out=tmp_path / f"out{number}", workers=1, progress=False
+        )
+        peaks[number] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[1] > array.nbytes  # arrays are counted
+    assert peaks[6] < 1.2 * peaks[1]
