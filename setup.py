@@ -25,14 +25,13 @@ CORE = [
     "scikit-image",  # resampling, outlines, PNG
     "pyyaml",  # MONAI reads YAML configs only when it is there
     "numpy>=2",
-    "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
+    "scipy",
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
     "tqdm",
     "fire",  # every `python -m monai.bundle ...` call fails without it
     "jsonschema",  # manifest schema; `monai.bundle verify_metadata`
     "tensorboard",  # MONAI's TensorBoard handlers
-    "surface-distance",  # NSD and HD95
     "pillow",  # text and outlines in contact sheets and overlays
 ]
 
@@ -60,6 +59,8 @@ EXTRAS = {
         "types-PyYAML",
         "pre-commit",
         "build",
+        "surface-distance",  # tests compare our surface metrics with it
+        "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it
         "transformers>=5",  # also looks for `peft` on import: must find Hugging Face's

@@ -49,16 +49,21 @@ class Distances:
     Attributes:
         distance: mm.
         area: weight at each distance; several points of one distance may be one entry.
-        total: weight of the whole surface; more than ``area`` holds if the search was stopped.
+        total: weight of the whole surface.
+        is_complete: False if the search was stopped: the rest is farther away than what is known.
     """
 
     distance: Floats
     area: Floats
     total: float
+    is_complete: bool
 
     def area_within(self, tolerance: float) -> float:
         """Weight of what lies within ``tolerance``, inclusive."""
-        return float(self.area[: np.searchsorted(self.distance, tolerance, "right")].sum())
+        num = int(np.searchsorted(self.distance, tolerance, "right"))
+        if num == len(self.distance) and self.is_complete:
+            return self.total  # not a sum in another order, which might miss it by rounding
+        return min(float(self.area[:num].sum()), self.total)
 
     def area_percentile(self, percent: float) -> float:
         """Smallest distance whose cumulative weight reaches ``percent`` of the total."""
@@ -70,8 +75,9 @@ class Distances:
         """Percentile of points of weight 1, interpolated between ranks as NumPy's default is."""
         cumulative = np.cumsum(self.area)
         rank = percent / 100 * (self.total - 1)
-        low, high = self.distance[np.searchsorted(cumulative, [math.floor(rank), math.ceil(rank)],
-                                                  "right")]
+        low, high = self.distance[
+            np.searchsorted(cumulative, [math.floor(rank), math.ceil(rank)], "right")
+        ]
         return float(low + (high - low) * (rank - math.floor(rank)))
 
     def sum(self) -> float:
@@ -128,7 +134,7 @@ def surface_distances(
     start = 0
     while start < len(offsets) and len(point):
         if found_area >= enough_area and near.lengths[start] > enough_mm:
-            return _joined(found, total)
+            return _joined(found, total, is_complete=False)
         if start >= TRIAL and len(point) > 0.9 * num_apart:
             break
         start, hit_at = _look_up(point, target, offsets, near, start)
@@ -139,12 +145,11 @@ def surface_distances(
         found.append((near.lengths[at], sums[at]))
         found_area += float(sums.sum())
         point, area = point[is_left], area[is_left]
-    is_enough = found_area >= enough_area and start < len(offsets)
-    if len(point) and not (is_enough and near.lengths[start] > enough_mm):
+    if len(point):
         distance = _by_tree(point, target, spacing)
         order = np.argsort(distance, kind="stable")
         found.append((distance[order], area[order]))
-    return _joined(found, total)
+    return _joined(found, total, is_complete=True)
 
 
 def _look_up(
@@ -180,6 +185,6 @@ def _lengths(steps: Indices, spacing: tuple[float, ...]) -> Floats:
     return lengths
 
 
-def _joined(parts: list[tuple[Floats, Floats]], total: float) -> Distances:
+def _joined(parts: list[tuple[Floats, Floats]], total: float, *, is_complete: bool) -> Distances:
     distance, area = zip(*parts, strict=True)
-    return Distances(np.concatenate(distance), np.concatenate(area), total)
+    return Distances(np.concatenate(distance), np.concatenate(area), total, is_complete)

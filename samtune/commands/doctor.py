@@ -33,7 +33,6 @@ REQUIRED = {
     "fire": "fire",
     "jsonschema": "jsonschema",
     "tensorboard": "tensorboard",
-    "surface-distance": "surface_distance",
     "pillow": "PIL",
 }
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
