@@ -11,6 +11,7 @@ mikan-rs medpy`` for the others.
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import math
@@ -193,6 +194,7 @@ def peak_mib(pair: Pair, name: str, warm_up: Pair) -> float:
 
     def measure() -> None:
         METHODS[name][1](warm_up)
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before is no memory to reuse
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
         before = _status_kib("VmRSS")
         METHODS[name][1](pair)

@@ -40,7 +40,7 @@ def make_pairs(quick: bool, label_file: Path | None) -> list[Pair]:
     fine: tuple[float, float, float] = (0.8, 0.8, 2.5)
     return [
         _liver(body, fine),
-        _vessels((160 // part, 160 // part, 128 // part)),
+        _vessels((224 // part, 224 // part, 176 // part)),
         _organs(body, fine),
         _hippocampus(label_file),
         _apart(body, fine),
@@ -49,7 +49,7 @@ def make_pairs(quick: bool, label_file: Path | None) -> list[Pair]:
 
 def _liver(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> Pair:
     level = _level(shape, (0.48, 0.5, 0.5), (0.35, 0.37, 0.41)) + 0.25 * _waves(shape, 8, 1)
-    return Pair("liver", _mask(level + 0.035 * _waves(shape, 4, 2)), _mask(level), spacing)
+    return Pair("liver", _mask(level + 0.075 * _waves(shape, 4, 2)), _mask(level), spacing)
 
 
 def _vessels(shape: tuple[int, ...]) -> Pair:
@@ -70,7 +70,7 @@ def _vessels(shape: tuple[int, ...]) -> Pair:
                 following.append((start + length * direction, turned, 0.82 * length))
         tips = following
     distance = ndimage.distance_transform_edt(lines)
-    pred = _mask(2.6 - distance + 0.75 * _waves(shape, 2, 4))
+    pred = _mask(2.6 - distance + 1.1 * _waves(shape, 2, 4))
     return Pair("vessels", pred, _mask(2.6 - distance), (1.0, 1.0, 1.0))
 
 
@@ -85,7 +85,7 @@ def _organs(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> Pair
     ]
     for value, (centre, radius) in enumerate(places, start=1):
         level = _level(shape, centre, radius) + 0.15 * _waves(shape, 6, value)
-        labels[0][level + 0.07 * _waves(shape, 3, 10 + value) > 0] = value
+        labels[0][level + 0.1 * _waves(shape, 3, 10 + value) > 0] = value
         labels[1][level > 0] = value
     return Pair("5 organs", labels[0], labels[1], spacing)
 
@@ -127,7 +127,8 @@ def _waves(shape: tuple[int, ...], sigma: float, seed: int) -> Floats:
     """Smooth noise of standard deviation 1."""
     noise = np.random.default_rng(seed).normal(size=shape)
     smooth: Floats = ndimage.gaussian_filter(noise, sigma)
-    return smooth / smooth.std()
+    smooth /= smooth.std()
+    return smooth
 
 
 def _mask(level: Floats) -> Labels:

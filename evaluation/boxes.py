@@ -50,8 +50,8 @@ def region_pairs(
             part = foreground_box(*masks)
             yield region, masks[0][part], masks[1][part]
         else:
-            part = _around([found[value - 1] for found in boxes for value in region.labels])
-            part = part or (slice(0),) * ref.ndim
+            parts = [found[value - 1] for found in boxes for value in region.labels]
+            part = _around(parts, ref.ndim)
             yield region, region_mask(pred[part], region), region_mask(ref[part], region)
 
 
@@ -79,7 +79,7 @@ def count_values(label: LabelArray) -> dict[int, int]:
 def holds_only(label: LabelArray, values: Sequence[int]) -> bool:
     """Whether every voxel is 0 or one of ``values``; without a sort."""
     largest = int(label.max(initial=0))
-    if set(range(1, largest + 1)) <= set(values) if largest <= MAX_VALUE else False:
+    if largest <= MAX_VALUE and set(range(1, largest + 1)) <= set(values):
         return True
     part = label[foreground_box(label)]
     listed = sum(int(np.count_nonzero(part == value)) for value in set(values))
@@ -98,10 +98,10 @@ def _used(array: LabelArray) -> list[BoolArray]:
     return [first != 0, *_used(rest)]
 
 
-def _around(boxes: Sequence[Box | None]) -> Box | None:
+def _around(boxes: Sequence[Box | None], num_axes: int) -> Box:
     found = [box for box in boxes if box is not None]
     if not found:
-        return None
+        return (slice(0),) * num_axes
     return tuple(
         slice(min(part.start for part in axis), max(part.stop for part in axis))
         for axis in zip(*found, strict=True)

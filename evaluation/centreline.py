@@ -1,5 +1,7 @@
 """clDice: overlap of tubes by their centrelines (Shit et al. 2021, doi:10.1109/CVPR46437.2021)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +29,7 @@ def cldice_score(pred: BoolArray, ref: BoolArray) -> float:
 def _centreline(mask: BoolArray) -> BoolArray:
     from skimage.morphology import skeletonize  # takes long to import, and few tables need it
 
-    line: BoolArray = skeletonize(np.pad(mask, 1)).astype(bool)  # the border counts as background
+    thin: Callable[[BoolArray], BoolArray] = skeletonize  # has no types
+    line = thin(np.pad(mask, 1)).astype(bool)  # the border counts as background
     inner = line[(slice(1, -1),) * mask.ndim]
     return inner if inner.any() else mask  # a blob so small that thinning leaves nothing

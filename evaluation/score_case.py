@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from samtune.evaluation.boxes import count_values, holds_only, region_mask, region_pairs
+from samtune.evaluation.boxes import count_values, holds_only, region_pairs
+from samtune.evaluation.boxes import region_mask as region_mask
 from samtune.evaluation.metrics import (
     BoolArray,
     Status,

@@ -44,7 +44,8 @@ def test_table_goes_to_stdout_and_remarks_to_stderr(folders, capsys):
     assert "wrote" in printed.err
     header = (folders / "metrics.csv").read_text().splitlines()[0]
     assert header == (
-        "case,label,name,status,dice,iou,nsd_1mm,nsd_2.5mm,hd95_mm,volume_ref_ml,volume_pred_ml"
+        "case,label,name,status,dice,iou,nsd_1mm,nsd_2.5mm,hd95_mm,volume_ref_ml,volume_pred_ml,"
+        "volume_error_ml,assd_mm,sensitivity,precision"
     )
 
 

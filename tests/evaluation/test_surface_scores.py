@@ -227,7 +227,9 @@ def test_cldice_forgives_thickness_and_not_a_gap():
         n: score_masks(m, ref, spacing=(1, 1), cldice=True)
         for n, m in (("thick", thick), ("broken", broken))
     }
-    assert scores["thick"].cldice > 0.98 > 0.9 > scores["broken"].cldice  # ends stick out by a pixel
+    assert (
+        scores["thick"].cldice > 0.98 > 0.9 > scores["broken"].cldice
+    )  # ends stick out by a pixel
     assert scores["thick"].dice < scores["broken"].dice
 
 
