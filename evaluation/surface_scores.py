@@ -65,10 +65,11 @@ def surface_scores(
         surfaces = corner_surface(pred, reach, spacing), corner_surface(ref, reach, spacing)
     if assd:
         enough_mm = math.inf
-    both = [
-        surface_distances(*pair, spacing, enough_mm=enough_mm, enough_percent=enough_percent)
-        for pair in (surfaces, surfaces[::-1])
-    ]
+    options = {"enough_mm": enough_mm, "enough_percent": enough_percent}
+    there = surface_distances(*surfaces, spacing, **options)
+    if not math.isinf(enough_mm):  # the larger direction counts
+        options["at_least_mm"] = there.area_percentile(HD_PERCENT)
+    both = there, surface_distances(*surfaces[::-1], spacing, **options)
     total = sum(found.total for found in both)
     if definition == "monai":
         hd95 = max(found.rank_percentile(95) for found in both)

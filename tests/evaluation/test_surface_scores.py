@@ -239,3 +239,27 @@ def test_unknown_definition_is_refused():
         ValueError, match="definition 'medpy', expected one of surface-distance, mo"
     ):
         score_masks(mask, mask, spacing=(1, 1), definition="medpy")
+
+
+@old_scipy_names
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    steps=st.tuples(*[st.sampled_from(STEPS)] * 3),
+    gap=st.integers(0, 30),
+    axes=st.sampled_from([2, 3]),
+)
+def test_stopped_search_of_far_masks_is_exact(seed, steps, gap, axes):
+    pred, ref = random_pair(seed, (9,) * axes, noise=seed % 2 == 0)
+    pad = [(0, 0)] * (axes - 1)
+    pred = np.pad(pred, [(gap + 9, 0), *pad])
+    ref = np.pad(ref, [(0, gap + 9), *pad])
+    spacing = steps[:axes]
+    tolerances = (1.0, 40.0)  # beyond the neighbours that are tried one by one
+    found = surface_distance.compute_surface_distances(ref, pred, spacing)
+    scores = surface_scores(pred, ref, spacing, tolerances, assd=False)
+    for tolerance in tolerances:
+        nsd = surface_distance.compute_surface_dice_at_tolerance(found, tolerance)
+        assert scores.nsd[tolerance] == pytest.approx(nsd, abs=1e-9)
+    hd95 = surface_distance.compute_robust_hausdorff(found, HD_PERCENT)
+    assert scores.hd95 == pytest.approx(hd95, abs=1e-9)
