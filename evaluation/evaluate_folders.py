@@ -8,6 +8,7 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from samtune.evaluation.label_files import find_labels, read_label_file
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.regions import Region, check_regions, with_options
@@ -16,7 +17,6 @@ from samtune.evaluation.score_files import Scoring, find_unit, score_files
 from samtune.evaluation.summary import SummaryRow, summarise, write_summary
 from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, check_definition
 from samtune.evaluation.table import Row, Unit
-from samtune.preprocessing.volumes import find_volumes, read_label
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def evaluate_folders(
     are unchanged are kept, and failed and missing ones are tried again.
 
     Args:
-        pred_dir: predictions, ``CASE.nii.gz``, ``CASE.nii`` or another format that
-            ``read_label`` reads.
+        pred_dir: predictions, ``CASE.nii.gz`` or another volume, picture or ``.npz``.
         ref_dir: references; the cases are these.
         out: CSV to write; ``NAME.json`` and ``NAME_summary.csv`` are put beside it.
         regions: what to score; None takes the labels of all reference files, never those of a
@@ -112,7 +111,7 @@ def evaluate_folders(
     tolerances = check_tolerances(tolerances_mm)
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-    preds, refs = find_volumes(pred_dir), find_volumes(ref_dir)
+    preds, refs = find_labels(pred_dir), find_labels(ref_dir)
     if cases is not None:
         unknown = sorted(set(cases) - refs.keys())
         if unknown or not cases:
@@ -202,7 +201,7 @@ def _find_regions(
 
 def _label_values(path: Path) -> list[int]:
     try:
-        return label_values(read_label(path).array)
+        return label_values(read_label_file(path).array)
     except (ValueError, OSError):
         return []
 
