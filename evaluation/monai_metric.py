@@ -53,7 +53,7 @@ class SegmentationScores(CumulativeIterationMetric):
         (self.tolerance_mm,) = check_tolerances([tolerance_mm])
         self.definition = check_definition(definition)
 
-    def _compute_tensor(  # type: ignore[override]  # MONAI types its lists more narrowly
+    def _compute_tensor(
         self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any
     ) -> list[Tensor]:
         if y is None or y_pred.shape != y.shape:
@@ -75,13 +75,14 @@ class SegmentationScores(CumulativeIterationMetric):
             for name in self.metrics
         ]
 
-    def aggregate(self) -> dict[str, Tensor]:  # type: ignore[override]  # one value in MONAI
+    def aggregate(self) -> dict[str, Tensor]:
         """Means over cases: ``NAME`` over all, ``NAME_per_class`` and ``NAME_n``, ``c`` each.
 
         NaN, a class in neither mask, is left out and ``NAME_n`` says how many were not; infinite
         distances stay infinite.
         """
-        buffers = self.get_buffer()
+        get: Callable[[], Any] = self.get_buffer  # has no types
+        buffers = get()
         if buffers is None:
             raise ValueError("no case was scored")
         tensors = [buffers] if isinstance(buffers, Tensor) else list(buffers)

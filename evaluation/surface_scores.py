@@ -59,17 +59,23 @@ def surface_scores(
     reach = neighbours(spacing).reach
     enough_mm, enough_percent = max(tolerances), HD_PERCENT
     if definition == "monai":
-        surfaces = voxel_surface(pred, reach), voxel_surface(ref, reach)
-        enough_mm = math.inf  # interpolation looks beyond the percentile
+        one, other = voxel_surface(pred, reach), voxel_surface(ref, reach)
     else:
-        surfaces = corner_surface(pred, reach, spacing), corner_surface(ref, reach, spacing)
-    if assd:
+        one, other = corner_surface(pred, reach, spacing), corner_surface(ref, reach, spacing)
+    if assd or definition == "monai":  # interpolation looks beyond the percentile
         enough_mm = math.inf
-    options = {"enough_mm": enough_mm, "enough_percent": enough_percent}
-    there = surface_distances(*surfaces, spacing, **options)
-    if not math.isinf(enough_mm):  # the larger direction counts
-        options["at_least_mm"] = there.area_percentile(HD_PERCENT)
-    both = there, surface_distances(*surfaces[::-1], spacing, **options)
+    there = surface_distances(
+        one, other, spacing, enough_mm=enough_mm, enough_percent=enough_percent
+    )
+    back = surface_distances(
+        other,
+        one,
+        spacing,
+        enough_mm=enough_mm,
+        enough_percent=enough_percent,
+        at_least_mm=there.area_percentile(HD_PERCENT),  # the larger direction counts
+    )
+    both = there, back
     total = sum(found.total for found in both)
     if definition == "monai":
         hd95 = max(found.rank_percentile(95) for found in both)
