@@ -17,6 +17,7 @@ import json
 import math
 import multiprocessing
 import platform
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,12 +25,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import surface_distance
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from samtune.benchmarks.metric_pairs import Pair, make_pairs
+from samtune.evaluation.evaluate_folders import evaluate_folders
 from samtune.evaluation.regions import Region
 from samtune.evaluation.score_case import score_case
 from samtune.evaluation.surface_scores import HD_PERCENT
@@ -209,6 +212,29 @@ def peak_mib(pair: Pair, name: str, warm_up: Pair) -> float:
     return float(receive.recv())
 
 
+def scaling(pair: Pair, num_cases: int) -> tuple[float, float]:
+    """Wall seconds to evaluate a folder of that many copies with one process and with two."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, label in (("pred", pair.pred), ("ref", pair.ref)):
+            (folder / kind).mkdir()
+            image = nib.Nifti1Image(label, np.diag([*pair.spacing, 1.0]))
+            for number in range(num_cases):
+                nib.save(image, folder / kind / f"case_{number}.nii.gz")
+        times = []
+        for workers in (2, 1, 2):  # the first starts the processes, which stay
+            start = time.perf_counter()
+            evaluate_folders(
+                folder / "pred",
+                folder / "ref",
+                folder / f"{len(times)}.csv",
+                regions=[Region(str(value), (value,)) for value in pair.classes],
+                workers=workers,
+            )
+            times.append(time.perf_counter() - start)
+    return times[1], times[2]
+
+
 def _status_kib(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
@@ -223,6 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small pairs: shows that it runs")
     parser.add_argument(
         "--hippocampus", type=Path, metavar="FILE", help="label file in place of a drawn one"
+    )
+    parser.add_argument(
+        "--cases", type=int, default=0, metavar="N", help="also a folder of N cases on 2 processes"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     args = parser.parse_args(argv)
@@ -259,6 +288,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if base / times["samtune"] < GOALS[pair.name]:
             missed.append(f"{pair.name}: {base / times['samtune']:.1f} x, goal {GOALS[pair.name]}")
         results[pair.name] = {"seconds": times, "peak_mib": memory}
+    if args.cases:
+        organs = next(pair for pair in pairs if len(pair.classes) == 5)
+        one, two = scaling(organs, args.cases)
+        print(f"\n{args.cases} cases: {one:.1f} s, 2 processes {two:.1f} s, {one / two:.2f} x")
+        results["scaling"] = {"cases": args.cases, "one": one, "two": two}
     for line in missed:
         print(f"missed: {line}")
     if args.json is not None:

@@ -80,13 +80,21 @@ def read_label_file(path: Path) -> LabelFile:
     return LabelFile(path, array, volume.affine, volume.spacing if has_spacing else None)
 
 
-def file_has_spacing(path: Path) -> bool:
-    """Whether the file says how large its voxels are, from its header alone.
+def label_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Shape and spacing in mm of a label file, from its header alone where there is one.
+
+    Returns:
+        One entry per array axis each; spacing is None if the format has none.
 
     Raises:
         OSError, ValueError: it can't be read.
     """
-    return path.suffix.lower() != ARRAY_SUFFIX and _has_spacing(read_grid(path))
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return _read_npz(path).shape, None
+    grid = read_grid(path)
+    if _has_spacing(grid):
+        return grid.shape, grid.spacing
+    return tuple(size for size in grid.shape if size > 1) or (1,), None
 
 
 def _has_spacing(grid: Grid) -> bool:

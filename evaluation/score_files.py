@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from samtune.evaluation.label_files import LabelFile, file_has_spacing, read_label_file
+from samtune.evaluation.label_files import LabelFile, label_grid, read_label_file
 from samtune.evaluation.label_grids import check_same_label_grid, is_same_grid, resample_label
 from samtune.evaluation.regions import Region
 from samtune.evaluation.score_case import failed_case_rows, missing_case_rows, score_case
@@ -77,7 +77,7 @@ def find_unit(paths: list[Path]) -> Unit:
     """``px`` if the first file that can be read has no spacing, as pictures, else ``mm``."""
     for path in paths:
         try:
-            return "mm" if file_has_spacing(path) else "px"
+            return "px" if label_grid(path)[1] is None else "mm"
         except (ValueError, OSError):
             continue
     return "mm"

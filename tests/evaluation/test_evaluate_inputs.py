@@ -14,6 +14,7 @@ import SimpleITK
 from skimage.io import imsave
 
 from samtune.evaluation.evaluate_folders import evaluate_folders
+from samtune.evaluation.label_files import label_grid
 from samtune.evaluation.metrics import score_masks
 from samtune.evaluation.regions import Region, regions_from_config, with_options
 from samtune.evaluation.table import read_metrics
@@ -294,3 +295,8 @@ def test_npz_of_medsam_is_scored_in_pixels(tmp_path):
     assert (report.rows[0].dice, report.rows[0].nsd) == (expected.dice, expected.nsd)
     assert "arrays ['logits'], expected one of ['segs', 'gts'" in report.failures["b"]
     assert [row.unit for row in report.rows] == ["px", "px"]
+    assert label_grid(tmp_path / "ref" / "a.npz") == ((5, 12, 12), None)
+
+
+def test_grid_of_a_volume_is_read_from_its_header(folders):
+    assert label_grid(folders.ref / "case_0.nii.gz") == ((12, 10, 8), (1.0, 1.0, 2.0))
