@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 NUM_NEIGHBOURS = 320  # more cost as much as the tree
 TRIAL = 50  # neighbours after which it shows whether the surfaces meet
 CELLS = (4.0, 2.5, 1.3)  # voxels along a cell, where they are cubes
-BATCH = 24_000  # pairs of point and neighbour looked up at once
+BATCH = 8_000  # pairs of point and neighbour looked up at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def _look_up(
     wanted = start + max(1, BATCH // len(point))
     group = min(int(np.searchsorted(near.ends, wanted)), len(near.ends) - 1)
     end = int(near.ends[group])
-    if len(point) * (end - start) <= 4 * BATCH:
+    if len(point) * (end - start) <= 2 * BATCH:
         is_hit = target.is_on.take(point[:, None] + offsets[start:end])
         first = is_hit.argmax(axis=1)
         is_hit_at_all = is_hit.ravel()[np.arange(len(point)) * (end - start) + first]
