@@ -221,7 +221,7 @@ def scaling(pair: Pair, num_cases: int) -> tuple[float, float]:
             image = nib.Nifti1Image(label, np.diag([*pair.spacing, 1.0]))
             for number in range(num_cases):
                 nib.save(image, folder / kind / f"case_{number}.nii.gz")
-        times = []
+        times: list[float] = []
         for workers in (2, 1, 2):  # the first starts the processes, which stay
             start = time.perf_counter()
             evaluate_folders(
