@@ -27,7 +27,7 @@ CORE = [
     "scikit-image",  # resampling, outlines, PNG
     "pyyaml",  # MONAI reads YAML configs only when it is there
     "numpy>=2",
-    "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
+    "scipy",
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
     "filelock>=4",  # one writer a folder; 4: refuses locks that outlive their process
@@ -35,7 +35,6 @@ CORE = [
     "fire",  # every `python -m monai.bundle ...` call fails without it
     "jsonschema",  # manifest schema; `monai.bundle verify_metadata`
     "tensorboard",  # MONAI's TensorBoard handlers
-    "surface-distance",  # NSD and HD95
     "pillow",  # text and outlines in contact sheets and overlays
     "connected-components-3d>=4",  # small objects in labels
 ]
@@ -71,6 +70,8 @@ EXTRAS = {
         "pre-commit",
         "psutil",  # a test and a benchmark look at worker processes
         "build",
+        "surface-distance",  # tests compare our surface metrics with it
+        "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it
         "transformers>=5",  # also looks for `peft` on import: must find Hugging Face's

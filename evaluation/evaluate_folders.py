@@ -1,26 +1,22 @@
 """Compare two folders of label volumes: a row a case and region, and a summary."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from samtune.evaluation.label_files import find_labels, read_label_file
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
-from samtune.evaluation.regions import Region, check_regions
-from samtune.evaluation.score_case import (
-    failed_case_rows,
-    label_values,
-    missing_case_rows,
-    score_case,
-)
+from samtune.evaluation.regions import Region, check_regions, with_options
+from samtune.evaluation.score_case import label_values
+from samtune.evaluation.score_files import Scoring, find_unit, score_files
 from samtune.evaluation.summary import SummaryRow, summarise, write_summary
-from samtune.evaluation.table import Row
-from samtune.preprocessing.volumes import AFFINE_TOLERANCE, Volume, find_volumes, read_label
+from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, check_definition
+from samtune.evaluation.table import Row, Unit
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,12 @@ def evaluate_folders(
     regions: Sequence[Region] | None = None,
     cases: Sequence[str] | None = None,
     tolerances_mm: Sequence[float] = (1.0,),
+    class_tolerances_mm: Mapping[str, Sequence[float]] | None = None,
+    cldice: Sequence[str] = (),
+    definition: Definition = DEFAULT_DEFINITION,
+    unit: Unit | None = None,
+    ignore_label: int | None = None,
+    resample_pred: bool = False,
     workers: int = 1,
     force: bool = False,
     progress: bool = False,
@@ -77,13 +79,21 @@ def evaluate_folders(
     are unchanged are kept, and failed and missing ones are tried again.
 
     Args:
-        pred_dir: predictions, ``CASE.nii.gz`` or ``CASE.nii``.
+        pred_dir: predictions, ``CASE.nii.gz`` or another volume, picture or ``.npz``.
         ref_dir: references; the cases are these.
         out: CSV to write; ``NAME.json`` and ``NAME_summary.csv`` are put beside it.
         regions: what to score; None takes the labels of all reference files, never those of a
             prediction.
         cases: names of the references to score; None: all of them.
         tolerances_mm: Surface Dice tolerances in mm, one column each.
+        class_tolerances_mm: region name -> its tolerances in place of these.
+        cldice: names of the regions whose centrelines are scored too.
+        definition: of the surface metrics, ``surface-distance`` or ``monai``.
+        unit: of lengths and tolerances; ``px`` ignores the spacing (MedSAM's convention). None:
+            ``mm``, or ``px`` if the first reference has no spacing.
+        ignore_label: voxels of this class in the reference count as background in both.
+        resample_pred: put a prediction that is on another grid on the reference's, nearest voxel;
+            else it fails.
         workers: processes, one case each at a time.
         force: overwrite a table of another evaluation.
         progress: show a bar on stderr if that is a terminal.
@@ -95,13 +105,13 @@ def evaluate_folders(
         FileNotFoundError: a folder is missing or holds no volumes.
         FileExistsError: ``out`` holds another evaluation.
         ValueError: two files are one case, no name is in both folders, no labels are found, or
-            tolerances or workers are wrong.
+            tolerances, names, definition or workers are wrong.
     """
     pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)
     tolerances = check_tolerances(tolerances_mm)
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-    preds, refs = find_volumes(pred_dir), find_volumes(ref_dir)
+    preds, refs = find_labels(pred_dir), find_labels(ref_dir)
     if cases is not None:
         unknown = sorted(set(cases) - refs.keys())
         if unknown or not cases:
@@ -114,15 +124,28 @@ def evaluate_folders(
         )
     extra = sorted(preds.keys() - refs.keys())
     missing = sorted(refs.keys() - preds.keys())
-    scored = _find_regions(ref_dir, refs, workers) if regions is None else check_regions(regions)
+    found = _find_regions(ref_dir, refs, workers, ignore_label) if regions is None else regions
+    scored = check_regions(with_options(found, tolerances_mm=class_tolerances_mm, cldice=cldice))
+    scoring = Scoring(
+        regions=scored,
+        tolerances_mm=tolerances,
+        definition=check_definition(definition),
+        unit=unit or find_unit(list(refs.values())),
+        ignore_label=ignore_label,
+        resample_pred=resample_pred,
+    )
     table = MetricsCsv(
         out,
         regions=scored,
         tolerances_mm=tolerances,
+        definition=scoring.definition,
+        unit=scoring.unit,
         settings={
             "pred": str(pred_dir.resolve()),
             "ref": str(ref_dir.resolve()),
             **({} if cases is None else {"cases": sorted(cases)}),
+            **({} if ignore_label is None else {"ignore_label": ignore_label}),
+            **({"resample_pred": True} if resample_pred else {}),
         },
         inputs={case: f"{_hash(preds.get(case))} {_hash(path)}" for case, path in refs.items()},
         notes={
@@ -134,8 +157,7 @@ def evaluate_folders(
     )
     todo = [case for case in refs if case not in table.finished]
     results = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_score_files)(case, preds.get(case), refs[case], scored, tolerances)
-        for case in todo
+        delayed(score_files)(case, preds.get(case), refs[case], scoring) for case in todo
     )
     failures = {}
     for rows, reason in tqdm(
@@ -163,49 +185,12 @@ def evaluate_folders(
     )
 
 
-def check_same_label_grid(pred: Volume, ref: Volume) -> None:
-    """Refuse a prediction that isn't on the reference's grid.
-
-    Raises:
-        ValueError: shape or affine (beyond 1e-3) differs; names the prediction and both values.
-    """
-    if pred.shape != ref.shape:
-        raise ValueError(
-            f"{pred.path}: prediction has shape {pred.shape}, reference {ref.path} {ref.shape}; "
-            "expected the reference's grid"
-        )
-    if not np.allclose(pred.affine, ref.affine, rtol=0, atol=AFFINE_TOLERANCE):
-        raise ValueError(
-            f"{pred.path}: prediction has affine {_affine_text(pred)}, reference {ref.path} "
-            f"{_affine_text(ref)}; expected the same within {AFFINE_TOLERANCE:g}"
-        )
-
-
-def _score_files(
-    case: str,
-    pred_path: Path | None,
-    ref_path: Path,
-    regions: tuple[Region, ...],
-    tolerances_mm: tuple[float, ...],
-) -> tuple[list[Row], str | None]:
-    """Rows of a case, and why it failed if it did; runs in a worker process."""
-    ref = None
-    try:
-        ref = read_label(ref_path)
-        if pred_path is None:
-            return missing_case_rows(case, ref.array, ref.spacing, regions, tolerances_mm), None
-        pred = read_label(pred_path)
-        check_same_label_grid(pred, ref)
-        return score_case(case, pred.array, ref.array, ref.spacing, regions, tolerances_mm), None
-    except (ValueError, OSError) as error:
-        array, spacing = (ref.array, ref.spacing) if ref is not None else (None, None)
-        return failed_case_rows(case, array, spacing, regions, tolerances_mm), str(error)
-
-
-def _find_regions(ref_dir: Path, refs: dict[str, Path], workers: int) -> tuple[Region, ...]:
+def _find_regions(
+    ref_dir: Path, refs: dict[str, Path], workers: int, ignore_label: int | None
+) -> tuple[Region, ...]:
     """One region a label of the reference files; unreadable ones fail later, as cases."""
     found = Parallel(n_jobs=workers)(delayed(_label_values)(path) for path in refs.values())
-    values = sorted(set().union(*found))
+    values = sorted(set().union(*found) - {ignore_label})
     if not values:
         raise ValueError(
             f"{ref_dir}: no label in any of {len(refs)} reference files; expected classes >= 1, "
@@ -216,7 +201,7 @@ def _find_regions(ref_dir: Path, refs: dict[str, Path], workers: int) -> tuple[R
 
 def _label_values(path: Path) -> list[int]:
     try:
-        return label_values(read_label(path).array)
+        return label_values(read_label_file(path).array)
     except (ValueError, OSError):
         return []
 
@@ -229,7 +214,3 @@ def _hash(path: Path | None) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "unreadable"
-
-
-def _affine_text(volume: Volume) -> str:
-    return str([[round(float(value), 4) for value in row] for row in volume.affine[:3]])

@@ -1,37 +1,40 @@
 """Dice, IoU, Surface Dice and robust Hausdorff distance of two masks on one grid.
 
 Surface metrics are those of google-deepmind/surface-distance (Nikolov et al. 2021,
-doi:10.2196/26151), computed by that package. Masks without a voxel never reach it: what they score
-is a convention, and this file decides it.
+doi:10.2196/26151), by our own computation; ``definition="monai"`` gives MONAI's. What masks without
+a voxel score is a convention, and this file decides it, whatever the definition.
 
-| situation                  | dice | iou | nsd | hd95 |
-|----------------------------|------|-----|-----|------|
-| both empty                 | nan  | nan | nan | nan  |
-| one of the two empty       | 0    | 0   | 0   | inf  |
-| no prediction, or unusable | 0    | 0   | 0   | inf  |
+| situation                  | dice, iou, nsd, sensitivity, precision, cldice | hd95, assd |
+|----------------------------|------------------------------------------------|------------|
+| both empty                 | nan                                            | nan        |
+| one of the two empty       | 0                                              | inf        |
+| no prediction, or unusable | 0                                              | inf        |
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import surface_distance
+
+from samtune.evaluation.boxes import foreground_box
+from samtune.evaluation.centreline import cldice_score
+from samtune.evaluation.surface_scores import (
+    DEFAULT_DEFINITION,
+    Definition,
+    check_definition,
+    surface_scores,
+)
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Status: TypeAlias = Literal["ok", "both_empty", "pred_empty", "ref_empty", "missing_pred", "failed"]
 
-# The smallest distance whose cumulative area reaches 95 %; the factor settles exact ties, which
-# plain floating-point sums would settle by rounding noise.
-HD_PERCENT = 95.0 * (1 - 1e-12)
-
 
 @dataclass(frozen=True)
 class MaskScores:
-    """What one mask scores against another.
+    """What one mask scores against another; lengths are in pixels where there is no spacing.
 
     Attributes:
         status: ``ok``, or why the numbers are a convention.
@@ -39,8 +42,13 @@ class MaskScores:
         iou: |A and B| / |A or B|, in [0, 1].
         nsd: tolerance in mm -> Surface Dice at it, in [0, 1].
         hd95_mm: 95th percentile by area of the surface distances, the larger of both directions.
-        volume_ref_ml: volume of the reference mask; NaN for 2D masks or an unreadable reference.
-        volume_pred_ml: volume of the predicted mask; NaN for 2D masks or without a prediction.
+        volume_ref_ml: volume of the reference mask; NaN for 2D masks, without spacing, or if the
+            reference is unreadable.
+        volume_pred_ml: volume of the predicted mask; NaN likewise or without a prediction.
+        assd_mm: average distance of both surfaces together; NaN if it wasn't asked for.
+        sensitivity: |A and B| / |B|, in [0, 1], B being the reference.
+        precision: |A and B| / |A|, in [0, 1], A being the prediction.
+        cldice: overlap of the centrelines, in [0, 1]; None if it wasn't asked for.
     """
 
     status: Status
@@ -50,14 +58,21 @@ class MaskScores:
     hd95_mm: float
     volume_ref_ml: float
     volume_pred_ml: float
+    assd_mm: float = math.nan
+    sensitivity: float = math.nan
+    precision: float = math.nan
+    cldice: float | None = None
 
 
 def score_masks(
     pred: BoolArray,
     ref: BoolArray,
     *,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | None,
     tolerances_mm: Sequence[float] = (1.0,),
+    definition: Definition = DEFAULT_DEFINITION,
+    assd: bool = True,
+    cldice: bool = False,
 ) -> MaskScores:
     """Score a predicted mask against the reference mask.
 
@@ -66,35 +81,51 @@ def score_masks(
         ref: reference mask, bool, on the same grid.
         spacing: voxel size in mm, one entry per array axis, each > 0; rounded to 6 decimals, so
             that a header's 0.4000000059604645 does not push 5 voxels past a tolerance of 2 mm.
+            None for an image without: lengths and tolerances are in pixels then.
         tolerances_mm: largest distances in mm that count as agreement, each >= 0, inclusive.
+        definition: of the surface metrics, ``surface-distance`` or ``monai``.
+        assd: compute the average surface distance; without it the others come sooner.
+        cldice: compute clDice, which is slow and made for vessels and other tubes.
 
     Returns:
         The scores; the module's table says what empty masks score.
 
     Raises:
         TypeError: a mask is not boolean.
-        ValueError: shapes differ, the masks are not 2D or 3D, or spacing or tolerances are wrong.
+        ValueError: shapes differ, the masks are not 2D or 3D, or spacing, tolerances or definition
+            are wrong.
     """
     tolerances = check_tolerances(tolerances_mm)
+    check_definition(definition)
     steps = _check_masks(pred, ref, spacing)
     num_pred, num_ref = int(np.count_nonzero(pred)), int(np.count_nonzero(ref))
-    volumes = (mask_volume_ml(num_ref, steps), mask_volume_ml(num_pred, steps))
+    volumes = (
+        (math.nan, math.nan)
+        if spacing is None
+        else (mask_volume_ml(num_ref, steps), mask_volume_ml(num_pred, steps))
+    )
     if num_pred == 0 and num_ref == 0:
-        nans = dict.fromkeys(tolerances, math.nan)
-        return MaskScores("both_empty", math.nan, math.nan, nans, math.nan, *volumes)
+        return _same_scores("both_empty", math.nan, math.nan, tolerances, volumes, cldice)
     if num_pred == 0 or num_ref == 0:
-        return worst_scores("pred_empty" if num_pred == 0 else "ref_empty", tolerances, *volumes)
+        status: Status = "pred_empty" if num_pred == 0 else "ref_empty"
+        return worst_scores(status, tolerances, *volumes, cldice=cldice)
 
+    box = foreground_box(pred, ref)
+    pred, ref = pred[box], ref[box]
     common = int(np.count_nonzero(pred & ref))
-    nsd, hd95_mm = _surface_scores(pred, ref, steps, tolerances)
+    surface = surface_scores(pred, ref, steps, tolerances, definition=definition, assd=assd)
     return MaskScores(
         status="ok",
         dice=2 * common / (num_pred + num_ref),
         iou=common / (num_pred + num_ref - common),
-        nsd=nsd,
-        hd95_mm=hd95_mm,
+        nsd=surface.nsd,
+        hd95_mm=surface.hd95,
         volume_ref_ml=volumes[0],
         volume_pred_ml=volumes[1],
+        assd_mm=surface.assd,
+        sensitivity=common / num_ref,
+        precision=common / num_pred,
+        cldice=cldice_score(pred, ref) if cldice else None,
     )
 
 
@@ -103,10 +134,12 @@ def worst_scores(
     tolerances_mm: Sequence[float],
     volume_ref_ml: float = math.nan,
     volume_pred_ml: float = math.nan,
+    *,
+    cldice: bool = False,
 ) -> MaskScores:
     """The worst that can be scored: overlaps 0, distance infinite. ``status`` says why."""
-    zeros = dict.fromkeys(check_tolerances(tolerances_mm), 0.0)
-    return MaskScores(status, 0.0, 0.0, zeros, math.inf, volume_ref_ml, volume_pred_ml)
+    tolerances = check_tolerances(tolerances_mm)
+    return _same_scores(status, 0.0, math.inf, tolerances, (volume_ref_ml, volume_pred_ml), cldice)
 
 
 def mask_volume_ml(num_voxels: int, spacing: Sequence[float]) -> float:
@@ -145,7 +178,32 @@ def check_spacing(spacing: Sequence[float], num_axes: int) -> tuple[float, ...]:
     return steps
 
 
-def _check_masks(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> tuple[float, ...]:
+def _same_scores(
+    status: Status,
+    share: float,
+    length: float,
+    tolerances: tuple[float, ...],
+    volumes: tuple[float, float],
+    cldice: bool,
+) -> MaskScores:
+    return MaskScores(
+        status,
+        dice=share,
+        iou=share,
+        nsd=dict.fromkeys(tolerances, share),
+        hd95_mm=length,
+        volume_ref_ml=volumes[0],
+        volume_pred_ml=volumes[1],
+        assd_mm=length,
+        sensitivity=share,
+        precision=share,
+        cldice=share if cldice else None,
+    )
+
+
+def _check_masks(
+    pred: BoolArray, ref: BoolArray, spacing: Sequence[float] | None
+) -> tuple[float, ...]:
     for name, mask in (("pred", pred), ("ref", ref)):
         if mask.dtype != np.bool_:
             raise TypeError(f"{name} is {mask.dtype}, expected a boolean mask")
@@ -153,21 +211,4 @@ def _check_masks(pred: BoolArray, ref: BoolArray, spacing: Sequence[float]) -> t
         raise ValueError(f"pred has shape {pred.shape}, ref {ref.shape}: expected one grid")
     if ref.ndim not in (2, 3):
         raise ValueError(f"masks of shape {ref.shape}: expected 2 or 3 axes")
-    return check_spacing(spacing, ref.ndim)
-
-
-def _surface_scores(
-    pred: BoolArray, ref: BoolArray, spacing: tuple[float, ...], tolerances: tuple[float, ...]
-) -> tuple[dict[float, float], float]:
-    """Surface Dice by tolerance and HD95 of two masks that both have voxels."""
-    with warnings.catch_warnings():
-        # The package calls scipy.ndimage by names that SciPy has moved; the results are the same.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        distances: dict[str, Any] = surface_distance.compute_surface_distances(
-            np.ascontiguousarray(ref), np.ascontiguousarray(pred), spacing
-        )
-    nsd = {
-        t: float(surface_distance.compute_surface_dice_at_tolerance(distances, t))
-        for t in tolerances
-    }
-    return nsd, float(surface_distance.compute_robust_hausdorff(distances, HD_PERCENT))
+    return (1.0,) * ref.ndim if spacing is None else check_spacing(spacing, ref.ndim)

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from samtune.atomic import append, write_atomically
-from samtune.evaluation.definitions import DEFINITION_VERSION, DEFINITIONS, tool_versions
+from samtune.evaluation.definitions import DEFINITION_VERSION, definitions, tool_versions
 from samtune.evaluation.metrics import Status, check_tolerances
 from samtune.evaluation.regions import Region, check_regions
-from samtune.evaluation.table import Row, column_names, format_csv, format_rows, parse_rows
+from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition
+from samtune.evaluation.table import (
+    Row,
+    Unit,
+    all_tolerances,
+    column_names,
+    format_csv,
+    format_rows,
+    parse_rows,
+)
 
 FORMAT_VERSION = 1
 RETRIED: tuple[Status, ...] = ("missing_pred", "failed")  # the cause may be gone the next time
@@ -26,7 +35,9 @@ class MetricsCsv:
     Args:
         path: the CSV, ending in ``.csv``; the companion is the same name with ``.json``.
         regions: what is scored in every case, in the order of the rows.
-        tolerances_mm: Surface Dice tolerances, one column each.
+        tolerances_mm: Surface Dice tolerances of regions without their own, one column each.
+        definition: of the surface metrics.
+        unit: of lengths and tolerances: ``px`` if the images have no spacing.
         settings: what else the numbers depend on (JSON types), as the folders compared.
         inputs: case -> fingerprint of its files; a kept case whose fingerprint is another one now
             is scored again. Cases that aren't listed are dropped. None: every case is kept.
@@ -35,6 +46,7 @@ class MetricsCsv:
 
     Attributes:
         finished: cases that are there already and needn't be scored again.
+        tolerances_mm: of all columns.
 
     Raises:
         FileExistsError: the table exists without companion, or with other settings (names what
@@ -48,6 +60,8 @@ class MetricsCsv:
         *,
         regions: Iterable[Region],
         tolerances_mm: Sequence[float] = (1.0,),
+        definition: Definition = DEFAULT_DEFINITION,
+        unit: Unit = "mm",
         settings: Mapping[str, Any] | None = None,
         inputs: Mapping[str, str] | None = None,
         notes: Mapping[str, Any] | None = None,
@@ -58,11 +72,18 @@ class MetricsCsv:
             raise ValueError(f"{self.path}: expected a file name that ends in .csv")
         self.companion = self.path.with_suffix(".json")
         self.regions = check_regions(regions)
-        self.tolerances_mm = check_tolerances(tolerances_mm)
+        self.tolerances_mm = all_tolerances(tolerances_mm, self.regions)
+        self.unit = unit
+        self.definition = definition
+        self._has_cldice = any(region.cldice for region in self.regions)
+        own = {r.name: list(r.tolerances_mm) for r in self.regions if r.tolerances_mm is not None}
         self._settings = {
             **(settings or {}),
             "regions": {region.name: region.label for region in self.regions},
-            "tolerances_mm": list(self.tolerances_mm),
+            f"tolerances_{unit}": list(check_tolerances(tolerances_mm)),
+            **({f"tolerances_{unit}_by_region": own} if own else {}),
+            **({"cldice": [r.name for r in self.regions if r.cldice]} if self._has_cldice else {}),
+            "definition": definition,
             "definition_version": DEFINITION_VERSION,
         }
         self._inputs = None if inputs is None else dict(sorted(inputs.items()))
@@ -99,7 +120,7 @@ class MetricsCsv:
         case = cases.pop()
         if case in self._rows:
             raise ValueError(f"{self.path}: case '{case}' is there already")
-        append(self.path, format_rows(rows, self.tolerances_mm).encode())
+        append(self.path, self._format(rows).encode())
         self._rows[case] = list(rows)
         if reason is not None:
             self._failures[case] = reason
@@ -130,10 +151,10 @@ class MetricsCsv:
         text = self.path.read_bytes().decode("utf-8", errors="replace")
         text = text[: text.rfind("\n") + 1]  # a line without its end was torn
         header = text.partition("\n")[0].split(",")
-        if header != column_names(self.tolerances_mm):
+        if header != self._columns():
             raise ValueError(
                 f"{self.path}: found columns {','.join(header)}, expected "
-                f"{','.join(column_names(self.tolerances_mm))}; overwrite it with --force"
+                f"{','.join(self._columns())}; overwrite it with --force"
             )
         cases: dict[str, list[Row]] = {}
         for row in parse_rows(text, self.path):
@@ -169,9 +190,14 @@ class MetricsCsv:
                     f"{wanted.get(key)}; choose another name, or overwrite it with --force"
                 )
 
+    def _columns(self) -> list[str]:
+        return column_names(self.tolerances_mm, cldice=self._has_cldice, unit=self.unit)
+
+    def _format(self, rows: Sequence[Row]) -> str:
+        return format_rows(rows, self.tolerances_mm, cldice=self._has_cldice)
+
     def _write_table(self) -> None:
-        header = format_csv([column_names(self.tolerances_mm)])
-        rows = format_rows(self._sorted_rows(), self.tolerances_mm)
+        header, rows = format_csv([self._columns()]), self._format(self._sorted_rows())
         write_atomically(self.path, (header + rows).encode())
 
     def _write_companion(self, *, complete: bool = False) -> None:
@@ -180,7 +206,7 @@ class MetricsCsv:
             "table": self.path.name,
             "complete": complete,
             "settings": self._settings,
-            "definitions": DEFINITIONS,
+            "definitions": definitions(self.definition),
             "versions": tool_versions(),
             **self._notes,
             "failures": dict(sorted(self._failures.items())),

@@ -4,8 +4,9 @@ The list of regions comes from the configuration or the command line, never from
 happens to hold: a class that a model never predicts must still cost it.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,18 @@ class Region:
     Args:
         name: what the ``name`` column says; not empty, one line.
         labels: the class values that belong to it, each >= 1, without repeats; 0 is background.
+        tolerances_mm: its own Surface Dice tolerances, mm; None: those of the table.
+        cldice: score its centrelines too: for vessels and other tubes.
 
     Raises:
-        ValueError: an empty or many-line name, no labels, a repeated label, or a label < 1.
+        ValueError: an empty or many-line name, no labels, a repeated label, a label < 1, or a
+            tolerance that is negative or not finite.
     """
 
     name: str
     labels: tuple[int, ...]
+    tolerances_mm: tuple[float, ...] | None = None
+    cldice: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip() or len(self.name.splitlines()) != 1:
@@ -30,6 +36,13 @@ class Region:
             raise ValueError(
                 f"region '{self.name}': labels {list(self.labels)}, "
                 "expected at least one, each >= 1 (0 is background) and listed once"
+            )
+        if self.tolerances_mm is not None and not (
+            self.tolerances_mm and all(math.isfinite(t) and t >= 0 for t in self.tolerances_mm)
+        ):
+            raise ValueError(
+                f"region '{self.name}': tolerances {list(self.tolerances_mm)} mm, expected at "
+                "least one, each >= 0"
             )
 
     @property
@@ -91,6 +104,35 @@ def regions_from_config(
             )
         rows.append(region)
     return _checked(rows)
+
+
+def with_options(
+    regions: Iterable[Region],
+    *,
+    tolerances_mm: Mapping[str, Sequence[float]] | None = None,
+    cldice: Iterable[str] = (),
+) -> list[Region]:
+    """The regions with tolerances of their own and clDice, both by name.
+
+    Raises:
+        ValueError: a name is that of no region.
+    """
+    regions, own, tubes = list(regions), dict(tolerances_mm or {}), set(cldice)
+    names = [region.name for region in regions]
+    for name in sorted({*own, *tubes} - set(names)):
+        raise ValueError(f"no class or region is named '{name}'; names are {', '.join(names)}")
+    return [
+        replace(
+            region,
+            tolerances_mm=(
+                tuple(float(t) for t in own[region.name])
+                if region.name in own
+                else region.tolerances_mm
+            ),
+            cldice=region.cldice or region.name in tubes,
+        )
+        for region in regions
+    ]
 
 
 def check_regions(regions: Iterable[Region]) -> tuple[Region, ...]:

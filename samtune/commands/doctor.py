@@ -36,7 +36,6 @@ REQUIRED = {
     "fire": "fire",
     "jsonschema": "jsonschema",
     "tensorboard": "tensorboard",
-    "surface-distance": "surface_distance",
     "pillow": "PIL",
     "connected-components-3d": "cc3d",
 }

@@ -5,11 +5,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from samtune.evaluation.evaluate_folders import FolderReport
     from samtune.evaluation.regions import Region
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of reference label volumes, .nii or .nii.gz; a prediction has the same name",
+        help="folder of reference label volumes; a prediction has the same name",
     )
     parser.add_argument(
         "-o",
@@ -54,6 +56,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=1+2",
         help="union of classes to score as one; repeat for several; without --labels only these "
         "are scored",
+    )
+    parser.add_argument(
+        "--class-tolerance-mm",
+        type=_usage_error(_parse_class_tolerance),
+        action="append",
+        default=[],
+        metavar="NAME=MM,MM",
+        help="tolerances of one class or region in place of --tolerance-mm; repeat for several",
+    )
+    parser.add_argument(
+        "--cldice",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="score this class's or region's centreline too (clDice, for vessels); repeat for "
+        "several",
+    )
+    parser.add_argument(
+        "--definition",
+        choices=["surface-distance", "monai"],
+        default="surface-distance",
+        help="whose Surface Dice, HD95 and average surface distance (default: surface-distance)",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=["mm", "px"],
+        help="px ignores the files' spacing: tolerances and distances are in pixels (default: mm, "
+        "or px where files have no spacing)",
+    )
+    parser.add_argument(
+        "--ignore-label",
+        type=int,
+        metavar="VALUE",
+        help="voxels of this class in the reference are scored in neither file",
+    )
+    parser.add_argument(
+        "--resample-pred",
+        action="store_true",
+        help="put predictions that are on another grid on the reference's, nearest voxel "
+        "(default: such a case fails)",
     )
     parser.add_argument(
         "--slices",
@@ -92,6 +134,12 @@ def run(args: argparse.Namespace) -> int:
         regions=regions or None,
         cases=None if args.slices is None else _cases(args.slices, args.split),
         tolerances_mm=args.tolerance_mm or [1.0],
+        class_tolerances_mm=dict(args.class_tolerance_mm),
+        cldice=args.cldice,
+        definition=args.definition,
+        unit=args.unit,
+        ignore_label=args.ignore_label,
+        resample_pred=args.resample_pred,
         workers=args.workers,
         force=args.force,
         progress=not args.quiet,
@@ -147,10 +195,17 @@ def _parse_regions(text: str) -> "list[Region]":
     return parse_regions(text)
 
 
-def _usage_error(parse: "Callable[[str], list[Region]]") -> "Callable[[str], list[Region]]":
+def _parse_class_tolerance(text: str) -> tuple[str, list[float]]:
+    name, equals, values = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(f"'{text}': expected NAME=MM or NAME=MM,MM, as in liver=2")
+    return name, [float(value) for value in values.split(",")]
+
+
+def _usage_error(parse: "Callable[[str], T]") -> "Callable[[str], T]":
     """``parse`` with its message kept: argparse replaces that of a ValueError by its own."""
 
-    def parse_argument(text: str) -> "list[Region]":
+    def parse_argument(text: str) -> "T":
         try:
             return parse(text)
         except ValueError as error:

@@ -211,7 +211,8 @@ def test_evaluation_scores_each_case_of_the_split(evaluated, tiny_slices):
     rows = read(evaluated / "metrics_test.csv")
     assert list(rows[0]) == [
         *("case", "label", "name", "status", "dice", "iou", "nsd_1mm", "hd95_mm"),
-        *("volume_ref_ml", "volume_pred_ml"),
+        *("volume_ref_ml", "volume_pred_ml", "volume_error_ml"),
+        *("assd_mm", "sensitivity", "precision"),
     ]
     manifest = load_manifest(tiny_slices)
     cases = sorted({record.case for record in manifest.select("test")})

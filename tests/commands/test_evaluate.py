@@ -44,7 +44,8 @@ def test_table_goes_to_stdout_and_remarks_to_stderr(folders, capsys):
     assert "wrote" in printed.err
     header = (folders / "metrics.csv").read_text().splitlines()[0]
     assert header == (
-        "case,label,name,status,dice,iou,nsd_1mm,nsd_2.5mm,hd95_mm,volume_ref_ml,volume_pred_ml"
+        "case,label,name,status,dice,iou,nsd_1mm,nsd_2.5mm,hd95_mm,volume_ref_ml,volume_pred_ml,"
+        "volume_error_ml,assd_mm,sensitivity,precision"
     )
 
 
@@ -132,3 +133,23 @@ def test_a_case_without_reference_is_named(folders):
 
     with pytest.raises(ValueError, match=r"ref: no reference for the case\(s\) z"):
         evaluate_folders(folders / "pred", folders / "ref", folders / "m.csv", cases=["a", "z"])
+
+
+def test_options_of_the_metrics_reach_the_table(folders):
+    options = ["--labels", "1:front,2:back", "--cldice", "back", "--definition", "monai"]
+    assert run(folders, *options, "--unit", "px", "--class-tolerance-mm", "back=1", "-q") == 0
+    settings = json.loads((folders / "metrics.json").read_text())["settings"]
+    assert settings["definition"] == "monai"
+    assert settings["cldice"] == ["back"]
+    assert settings["tolerances_px_by_region"] == {"back": [1.0]}
+    header = (folders / "metrics.csv").read_text().splitlines()[0]
+    assert "nsd_1px,hd95_px" in header
+    assert header.endswith(",cldice")
+
+
+@pytest.mark.parametrize("text", ["back", "back=", "=2", "back=a"])
+def test_a_wrong_class_tolerance_is_a_usage_error(folders, text, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(folders, "--class-tolerance-mm", text)
+    assert error.value.code == 2
+    assert "--class-tolerance-mm" in capsys.readouterr().err

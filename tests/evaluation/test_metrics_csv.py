@@ -15,7 +15,7 @@ INPUTS = {"a": "1", "b": "2", "c": "3"}
 
 
 def rows(case, *, status="ok"):
-    scores = MaskScores("ok", 1 / 3, 0.2, {1.0: 0.7}, 2.5, 1.0, 2.0)
+    scores = MaskScores("ok", 1 / 3, 0.2, {1.0: 0.7}, 2.5, 1.0, 2.0, 0.5, 0.25, 0.75)
     return [
         Row.from_scores(case, region, scores if status == "ok" else worst_scores(status, (1.0,)))
         for region in REGIONS
@@ -160,10 +160,13 @@ def test_companion_says_what_the_numbers_mean(path):
         "pred": "run_1",
         "regions": {"anterior": "1", "whole": "1+2"},
         "tolerances_mm": [1.0],
-        "definition_version": 1,
+        "definition": "surface-distance",
+        "definition_version": 2,
     }
-    assert {"spacing", "nsd", "hd95_mm", "missing_pred", "text"} <= companion["definitions"].keys()
-    assert {"samtune", "surface-distance", "scipy"} <= companion["versions"].keys()
+    assert {"spacing", "nsd", "hd95", "assd", "missing_pred", "text"} <= companion[
+        "definitions"
+    ].keys()
+    assert {"samtune", "numpy", "scipy"} <= companion["versions"].keys()
 
 
 @pytest.mark.parametrize(

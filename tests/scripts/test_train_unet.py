@@ -17,7 +17,10 @@ from samtune.training.case_stream import image_volume, reference_volume
 
 # File axes of the test case run inferior, right, posterior; the training case is RAS.
 IRP = np.array([[0, 1, 0, -4], [0, 0, -1.5, 9], [-2, 0, 0, 7], [0, 0, 0, 1]])
-COLUMNS = "case,label,name,status,dice,iou,nsd_1mm,hd95_mm,volume_ref_ml,volume_pred_ml"
+COLUMNS = (
+    "case,label,name,status,dice,iou,nsd_1mm,hd95_mm,volume_ref_ml,volume_pred_ml,"
+    "volume_error_ml,assd_mm,sensitivity,precision"
+)
 
 
 @pytest.fixture(scope="module")

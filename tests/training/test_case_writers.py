@@ -52,7 +52,8 @@ def test_perfect_predictions(score, labels, tmp_path):
     row = rows["a", "whole"]
     assert list(row) == [
         *("case", "label", "name", "status", "dice", "iou", "nsd_1mm", "hd95_mm"),
-        *("volume_ref_ml", "volume_pred_ml"),
+        *("volume_ref_ml", "volume_pred_ml", "volume_error_ml"),
+        *("assd_mm", "sensitivity", "precision"),
     ]
     assert (row["label"], row["status"], row["dice"], row["hd95_mm"]) == ("1+3", "ok", "1.0", "0.0")
     assert float(row["volume_ref_ml"]) == pytest.approx(4 * 5 * 10 / 1000)  # voxels of 10 mm3

@@ -1,0 +1,120 @@
+"""Label files of predictions and references, whatever their format.
+
+Volumes and pictures are read by :func:`samtune.preprocessing.volumes.read_label`, the ``.npz`` of
+MedSAM and of our slices here. A folder counts as one of volumes if any is in it: what lies beside
+them, as nnU-Net's ``.npz`` of probabilities, is no second prediction.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from samtune.preprocessing.volumes import Grid, find_volumes, read_grid, read_label, volume_suffix
+
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+ARRAY_SUFFIX = ".npz"
+ARRAY_KEYS = ("segs", "gts", "label", "labels")  # MedSAM's predictions, MedSAM's and our labels
+
+Labels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFile:
+    """Class values of a file on its own grid.
+
+    Attributes:
+        path: the file.
+        array: integers >= 0, ``x y z`` or, for a picture, ``x y``.
+        affine: ``4 4``, voxel index to world, mm.
+        spacing: voxel size in mm, one entry per array axis; None if the format has none.
+    """
+
+    path: Path
+    array: Labels
+    affine: npt.NDArray[np.float64]
+    spacing: tuple[float, ...] | None
+
+
+def find_labels(folder: Path) -> dict[str, Path]:
+    """Label files directly in ``folder`` by case: volumes, or else pictures, or else ``.npz``.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing of these in it.
+        ValueError: two files are one case.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not any(volume_suffix(path) for path in files):
+        for suffixes in (PICTURE_SUFFIXES, (ARRAY_SUFFIX,)):
+            found = [p for p in files if p.suffix.lower() in suffixes and p.name[0] != "."]
+            cases: dict[str, Path] = {}
+            for path in found:
+                if path.stem in cases:
+                    raise ValueError(
+                        f"{folder}: case {path.stem!r} has two files, {cases[path.stem].name} and "
+                        f"{path.name}; expected one"
+                    )
+                cases[path.stem] = path
+            if cases:
+                return cases
+    return find_volumes(folder)
+
+
+def read_label_file(path: Path) -> LabelFile:
+    """Read a label file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable, or a value that is no class; names the file.
+    """
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return LabelFile(path, _read_npz(path), np.eye(4), None)
+    volume = read_label(path)
+    array, has_spacing = volume.array, _has_spacing(volume)
+    if not has_spacing and array.ndim == 3 and 1 in array.shape:
+        # a picture: with three axes, both sides of its only slice would count as surface
+        array = np.ascontiguousarray(array.squeeze(array.shape.index(1)))
+    return LabelFile(path, array, volume.affine, volume.spacing if has_spacing else None)
+
+
+def label_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Shape and spacing in mm of a label file, from its header alone where there is one.
+
+    Returns:
+        One entry per array axis each; spacing is None if the format has none.
+
+    Raises:
+        OSError, ValueError: it can't be read.
+    """
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        return _read_npz(path).shape, None
+    grid = read_grid(path)
+    if _has_spacing(grid):
+        return grid.shape, grid.spacing
+    return tuple(size for size in grid.shape if size > 1) or (1,), None
+
+
+def _has_spacing(grid: Grid) -> bool:
+    # formats without a spacing say so; a grid that doesn't know the attribute always has one
+    return bool(getattr(grid, "has_spacing", True))
+
+
+def _read_npz(path: Path) -> Labels:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            keys = [key for key in ARRAY_KEYS if key in stored]
+            if len(keys) != 1:
+                raise ValueError(f"arrays {stored.files}, expected one of {list(ARRAY_KEYS)}")
+            array: Labels = stored[keys[0]]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz of labels ({error})") from None
+    if array.ndim == 3 and array.shape[0] == 1:  # one slice a file: a picture
+        array = array[0]
+    if array.ndim not in (2, 3) or array.dtype.kind not in "bui" or (array < 0).any():
+        raise ValueError(
+            f"{path}: {array.dtype} of shape {array.shape}; expected integers >= 0 on 2 or 3 axes"
+        )
+    return np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == bool else array.dtype)
