@@ -1,0 +1,66 @@
+"""Which columns of a metrics table are scores, which way is better, and what the best value is."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from samtune.evaluation.table import Row, nsd_column
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """How to read a column.
+
+    Attributes:
+        higher_is_better: overlaps; distances and errors are better when lower.
+        perfect: value of full agreement: 1, or 0 for what is better when lower.
+        is_bounded: in [0, 1]; the others can be infinite.
+        is_signed: an error with a sign, of which the magnitude counts.
+    """
+
+    higher_is_better: bool
+    perfect: float
+    is_bounded: bool
+    is_signed: bool = False
+
+    def badness(self, value: float) -> float:
+        """The value turned so that lower is better and signs don't matter."""
+        if self.is_signed:
+            return abs(value)
+        return -value if self.higher_is_better else value
+
+
+_OVERLAP = MetricKind(higher_is_better=True, perfect=1.0, is_bounded=True)
+_DISTANCE = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False)
+_ERROR = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False, is_signed=True)
+_KINDS = (
+    (
+        re.compile(r"dice|iou|cldice|sensitivity|specificity|precision|nsd_[0-9.e+-]+(mm|px)"),
+        _OVERLAP,
+    ),
+    (re.compile(r"(hd\d*|assd|masd|asd)_(mm|px)"), _DISTANCE),
+    (re.compile(r"(rel(ative)?_)?volume_error\w*|rve"), _ERROR),
+)
+
+
+def metric_kind(column: str) -> MetricKind | None:
+    """The kind of a column; None where it is no score: a key, or an amount such as a volume."""
+    return next((kind for pattern, kind in _KINDS if pattern.fullmatch(column)), None)
+
+
+def row_scores(row: Row) -> dict[str, float]:
+    """The scores of a row by column name, those that weren't asked for left out."""
+    found: dict[str, Any] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if field.name == "nsd":
+            found |= {t if isinstance(t, str) else nsd_column(t): v for t, v in value.items()}
+        elif isinstance(value, dict):
+            found |= value
+        else:
+            found[field.name] = value
+    return {
+        str(name): float(value)
+        for name, value in found.items()
+        if metric_kind(str(name)) is not None and value is not None and value != ""
+    }
