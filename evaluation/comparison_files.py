@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,15 @@ DEFINITIONS = {
 }
 
 
-def write_comparison(comparison: Comparison, out: str | Path) -> list[Path]:
+def write_comparison(
+    comparison: Comparison, out: str | Path, *, notes: Mapping[str, Any] | None = None
+) -> list[Path]:
     """Write ``comparison.csv``, ``ranking.csv``, ``performance.csv``, ``summary.csv`` and JSON.
 
     Args:
         comparison: what to write.
         out: folder; made when it is missing.
+        notes: further entries of the JSON, as which cases a picture shows.
 
     Returns:
         The files.
@@ -80,7 +83,12 @@ def write_comparison(comparison: Comparison, out: str | Path) -> list[Path]:
     for name, rows in tables.items():
         write_atomically(out / name, _csv(rows).encode())
     # last: it says that the others are there
-    text = json.dumps(_companion(comparison, tables), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {**_companion(comparison, tables), **(notes or {})},
+        indent=2,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
     write_atomically(out / COMPANION, (text + "\n").encode())
     return [out / name for name in (*tables, COMPANION)]
 
