@@ -26,6 +26,8 @@ DEFINITIONS = {
     "n_correct_empty": "pairs in which one method rightly left out a class that the other "
     "predicted: the right one counts as perfect (1, or distance 0); nan would drop the other's "
     "false positive",
+    "no prediction": "missing and failed cases have the worst score, and infinite where their "
+    "column is nan (the error of a volume)",
     "inf": "two infinite distances differ by 0; one differs by more than any finite pair, which "
     "the rank test, wins, median and ranks take as it is; mean_difference, its interval and "
     "cohens_dz are over the n_finite pairs without inf",

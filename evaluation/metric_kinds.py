@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, fields
-from typing import Any
 
 from samtune.evaluation.table import Row, nsd_column
 
@@ -50,17 +49,31 @@ def metric_kind(column: str) -> MetricKind | None:
 
 def row_scores(row: Row) -> dict[str, float]:
     """The scores of a row by column name, those that weren't asked for left out."""
-    found: dict[str, Any] = {}
+    unit = length_unit(row)
+    found: dict[str, float | None] = {}
     for field in fields(row):
-        value = getattr(row, field.name)
         if field.name == "nsd":
-            found |= {t if isinstance(t, str) else nsd_column(t): v for t, v in value.items()}
-        elif isinstance(value, dict):
-            found |= value
+            found |= {nsd_name(t, unit): value for t, value in row.nsd.items()}
         else:
-            found[field.name] = value
+            found[with_unit(field.name, unit)] = getattr(row, field.name)
+    found["volume_error_ml"] = getattr(row, "volume_error_ml", None)
     return {
-        str(name): float(value)
+        name: float(value)
         for name, value in found.items()
-        if metric_kind(str(name)) is not None and value is not None and value != ""
+        if value is not None and metric_kind(name) is not None
     }
+
+
+def length_unit(row: Row) -> str:
+    """Unit of a row's lengths: ``px`` for an image without spacing."""
+    return str(getattr(row, "unit", "mm"))
+
+
+def with_unit(name: str, unit: str) -> str:
+    """A field's column: ``hd95_mm`` is ``hd95_px`` where lengths are in pixels."""
+    return f"{name.removesuffix('_mm')}_{unit}" if name.endswith("_mm") else name
+
+
+def nsd_name(tolerance: float, unit: str) -> str:
+    """Column of Surface Dice at a tolerance."""
+    return nsd_column(tolerance).removesuffix("mm") + unit

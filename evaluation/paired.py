@@ -20,6 +20,7 @@ from samtune.evaluation.summary_statistics import quantile
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 BOTH_EMPTY = "both_empty"
+NO_PREDICTION = ("missing_pred", "failed")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,7 @@ def compare_pair(
         groups: patient of each case; None: each case is its own.
         resamples, seed: of the bootstrap.
     """
-    if kind.is_signed:
-        a, b = np.abs(a), np.abs(b)
+    a, b = settled(a, kind, statuses_a), settled(b, kind, statuses_b)
     a, only_a = fill_correct_empty(a, b, kind, statuses_a)
     b, only_b = fill_correct_empty(b, a, kind, statuses_b)
     kept = ~(np.isnan(a) | np.isnan(b))
@@ -121,6 +121,19 @@ def compare_pair(
         p_holm=math.nan,
         better=int(-np.sign(np.nan_to_num(rank_biserial(worse_of_units)))),
     )
+
+
+def settled(values: Floats, kind: MetricKind, statuses: Sequence[str] | None) -> Floats:
+    """Values as they are compared: errors without sign, no prediction the worst there is.
+
+    Only what has no number for a missing prediction is filled, as the error of its volume.
+    """
+    if kind.is_signed:
+        values = np.abs(values)
+    if statuses is None:
+        return values
+    crashed = np.isnan(values) & np.isin(np.array(statuses), NO_PREDICTION)
+    return np.where(crashed, 0.0 if kind.higher_is_better else np.inf, values)
 
 
 def fill_correct_empty(

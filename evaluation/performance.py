@@ -79,7 +79,7 @@ def measure_performance(
         having = [key for key in table.classes if metric in table.scores[key]]
         for key in having:
             classes[key][metric] = summarise_metric(
-                table.scores[key][metric],
+                table.scores[key][metric].tolist(),
                 groups=patients,
                 caps=caps if metric.endswith("_mm") else None,
                 resamples=resamples,

@@ -46,7 +46,7 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
 
     dates = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     # text stays text in SVG and PDF: a journal can edit it
-    settings = {"svg.hashsalt": name, "svg.fonttype": "none", "pdf.fonttype": 42}
+    settings: Any = {"svg.hashsalt": name, "svg.fonttype": "none", "pdf.fonttype": 42}
     paths = []
     with mpl.rc_context(settings):
         for suffix in FORMATS:

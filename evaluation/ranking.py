@@ -14,7 +14,7 @@ from scipy import stats
 
 from samtune.evaluation.bootstrap import resample_weights, unit_index
 from samtune.evaluation.metric_kinds import MetricKind, metric_kind
-from samtune.evaluation.paired import fill_correct_empty
+from samtune.evaluation.paired import fill_correct_empty, settled
 from samtune.evaluation.score_table import ClassKey, ScoreTable, headline_classes
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -118,9 +118,7 @@ def rank_cases(values: Floats, kind: MetricKind) -> Floats:
 def _case_ranks(tables: Sequence[ScoreTable], key: ClassKey, metric: str) -> _CaseRanks:
     kind = metric_kind(metric)
     assert kind is not None
-    columns = [table.scores[key][metric] for table in tables]
-    if kind.is_signed:
-        columns = [np.abs(column) for column in columns]
+    columns = [settled(table.scores[key][metric], kind, table.statuses[key]) for table in tables]
     defined = (~np.isnan(np.stack(columns, axis=1))).sum(axis=1)
     others = np.where(defined > 0, defined.astype(np.float64), np.nan)
     values = np.stack(

@@ -61,11 +61,11 @@ def read_score_table(path: str | Path, method: str) -> ScoreTable:
     path = Path(path)
     reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
     header = next(reader, [])
-    for key in _KEYS:
-        if key not in header:
-            raise ValueError(
-                f"{path}: found columns {','.join(header) or '(none)'}; '{key}' is missing"
-            )
+    missing = [name for name in _KEYS if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path}: found columns {','.join(header) or '(none)'}; '{missing[0]}' is missing"
+        )
     rows: dict[tuple[str, ClassKey], dict[str, str]] = {}
     for fields in reader:
         where = f"{path} line {reader.line_num}"
@@ -82,9 +82,9 @@ def read_score_table(path: str | Path, method: str) -> ScoreTable:
     cases = tuple(sorted({case for case, _ in rows}))
     classes = tuple(dict.fromkeys(key for _, key in rows))
     for case in cases:
-        for key in classes:
-            if (case, key) not in rows:
-                raise ValueError(f"{path}: case '{case}' has no row of class '{key[1]}'")
+        for one in classes:
+            if (case, one) not in rows:
+                raise ValueError(f"{path}: case '{case}' has no row of class '{one[1]}'")
     companion = _read_companion(path.with_suffix(".json"))
     return ScoreTable(
         path=path,

@@ -14,9 +14,9 @@ import numpy as np
 
 from samtune.atomic import write_atomically
 from samtune.evaluation.bootstrap import RESAMPLES
-from samtune.evaluation.metric_kinds import metric_kind, row_scores
+from samtune.evaluation.metric_kinds import length_unit, metric_kind, nsd_name, row_scores
 from samtune.evaluation.summary_statistics import MetricSummary, summarise_metric
-from samtune.evaluation.table import Row, format_csv, format_number, nsd_column
+from samtune.evaluation.table import Row, format_csv, format_number
 
 FORMAT_VERSION = 1
 STATISTICS = {
@@ -50,6 +50,7 @@ class SummaryRow:
         n_hd95_finite: how many those are.
         metrics: column name -> all statistics of that metric.
         num_patients: patients that the cases are of; None where that isn't known.
+        unit: of the lengths, in the names of columns; ``px`` for images without spacing.
     """
 
     label: str
@@ -68,13 +69,19 @@ class SummaryRow:
     n_hd95_finite: int
     metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
     num_patients: int | None = None
+    unit: str = "mm"
 
     def headline(self) -> dict[str, str | int | float]:
         """The columns that fit on a screen, in order."""
         columns = dict(vars(self))
-        del columns["metrics"], columns["num_patients"]
-        means = {f"{nsd_column(t)}_mean": value for t, value in columns.pop("nsd_mean").items()}
-        last = {key: columns.pop(key) for key in list(columns) if "hd95" in key}
+        del columns["metrics"], columns["num_patients"], columns["unit"]
+        nsd = columns.pop("nsd_mean")
+        means = {f"{nsd_name(t, self.unit)}_mean": value for t, value in nsd.items()}
+        last = {
+            key.replace("_mm_", f"_{self.unit}_"): columns.pop(key)
+            for key in list(columns)
+            if "hd95" in key
+        }
         return {**columns, **means, **last}
 
     def as_dict(self) -> dict[str, str | int | float]:
@@ -147,7 +154,7 @@ def format_summary(summary: Sequence[SummaryRow]) -> str:
         return ""
     table = [row.headline() for row in summary]
     columns = list(dict.fromkeys(key for row in table for key in row))
-    lines = [[key.replace("hd95_mm", "hd95") for key in columns]]
+    lines = [[key.replace("hd95_mm", "hd95").replace("hd95_px", "hd95") for key in columns]]
     for row in table:
         values = [row.get(key, "-") for key in columns]
         lines.append([format(v, ".3f") if isinstance(v, float) else str(v) for v in values])
@@ -237,7 +244,8 @@ def _summarise_group(
         for metric in dict.fromkeys(metric for row in scores for metric in row)
     }
     tolerances = dict.fromkeys(t for row in rows for t in row.nsd)
-    hd95 = metrics["hd95_mm"] if "hd95_mm" in metrics else summarise_metric([])
+    unit = length_unit(rows[0])
+    hd95 = metrics[f"hd95_{unit}"]
     return SummaryRow(
         label=label,
         name=name,
@@ -255,6 +263,7 @@ def _summarise_group(
         n_hd95_finite=hd95.n_finite,
         metrics=metrics,
         num_patients=None if groups is None else len(set(groups)),
+        unit=unit,
     )
 
 
