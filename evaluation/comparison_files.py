@@ -19,12 +19,12 @@ COMPANION = "comparison.json"
 _SHOWN = {"dice": "Dice", "iou": "IoU", "cldice": "clDice"}
 
 DEFINITIONS = {
-    "difference": "method_b minus method_a in one case; of an error with a sign the magnitudes "
-    "are compared",
+    "mean_difference, median_difference": "of method_b minus method_a in each "
+    "case; of an error with a sign the magnitudes are compared",
     "n": "pairs of cases in the statistics; n_left_out are the others: a value is nan, most often "
     "a class in neither mask",
-    "n_correct_empty": "pairs in which one method rightly left out a class that the other "
-    "predicted: the right one counts as perfect (1, or distance 0); nan would drop the other's "
+    "n_correct_empty_a, n_correct_empty_b": "pairs in which one method rightly left out a "
+    "class that the other predicted: the right one counts as perfect (1, or distance 0); nan would drop the other's "
     "false positive",
     "no prediction": "missing and failed cases have the worst score, and infinite where their "
     "column is nan (the error of a volume)",
