@@ -24,7 +24,8 @@ DEFINITIONS = {
     "n": "pairs of cases in the statistics; n_left_out are the others: a value is nan, most often "
     "a class in neither mask",
     "n_correct_empty_a, n_correct_empty_b": "pairs in which one method rightly left out a "
-    "class that the other predicted: the right one counts as perfect (1, or distance 0); nan would drop the other's "
+    "class that the other predicted: the right one counts as perfect (1, or distance 0); "
+    "nan would drop the other's "
     "false positive",
     "no prediction": "missing and failed cases have the worst score, and infinite where their "
     "column is nan (the error of a volume)",
