@@ -11,10 +11,18 @@ from samtune.evaluation.comparison import Comparison
 from samtune.evaluation.comparison_files import shown_name
 from samtune.evaluation.metric_kinds import metric_kind
 from samtune.evaluation.performance import Performance
-from samtune.evaluation.plots import HATCHES, MARKERS, load_pyplot, method_colour, save_figure
+from samtune.evaluation.plots import (
+    load_pyplot,
+    method_colour,
+    method_hatch,
+    method_marker,
+    save_figure,
+)
 from samtune.evaluation.score_table import ClassKey, ScoreTable
 
-MAX_CASE_NAMES = 40  # more cases are numbered
+MAX_CASE_NAMES = 40  # more cases go without names
+MAX_GROUPED = 5  # more methods get a panel a class and lying bars
+_WHISKERS = {"color": "black", "capsize": 2.5, "linewidth": 1}
 
 
 def draw_comparison(comparison: Comparison, out: str | Path) -> list[Path]:
@@ -35,39 +43,80 @@ def draw_comparison(comparison: Comparison, out: str | Path) -> list[Path]:
 
 
 def draw_bars(comparison: Comparison, out: Path) -> list[Path]:
-    """Mean of each method a class, with value and 95 % interval; a panel a metric in [0, 1]."""
+    """Mean of each method a class, with value and 95 % interval; metrics in [0, 1].
+
+    A row of panels a metric. Up to five methods stand side by side within a class, more lie below
+    each other in a panel a class.
+    """
     plt = load_pyplot()
     metrics = _bounded(comparison)
     if not metrics:
         return []
-    methods = comparison.performance
-    classes = comparison.tables[0].classes
-    with_mean = len(classes) > 1
-    labels = [name for _, name in classes] + (["mean of classes"] if with_mean else [])
-    num_bars = len(labels) * len(methods)
-    figure, axes = plt.subplots(
-        len(metrics),
-        1,
-        figsize=(max(4.5, 1.6 + 0.62 * num_bars), 0.9 + 2.9 * len(metrics)),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis, metric in zip(axes[:, 0], metrics, strict=True):
-        for index, method in enumerate(methods):
-            _draw_method_bars(axis, index, len(methods), _bar_values(method, metric, classes))
-        axis.set(ylabel=shown_name(metric), ylim=(0, 1.12), yticks=np.arange(0, 1.01, 0.2))
-        axis.set_xticks(range(len(labels)), labels)
-        axis.spines[["top", "right"]].set_visible(False)
+    draw = _draw_grouped if len(comparison.tables) <= MAX_GROUPED else _draw_lying
+    figure = draw(plt, comparison, metrics)
     unit = "cases" if comparison.patients is None else "patients"
-    axes[0, 0].set_title(
+    figure.suptitle(
         f"mean and 95 % bootstrap interval over {unit}, n = {len(comparison.cases)} cases",
         fontsize="medium",
     )
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
     paths = save_figure(figure, out, "performance")
     plt.close(figure)
     return paths
+
+
+def _draw_grouped(plt: Any, comparison: Comparison, metrics: Sequence[str]) -> Any:
+    methods, labels = comparison.performance, _bar_labels(comparison)
+    figure, axes = plt.subplots(
+        len(metrics),
+        1,
+        figsize=(max(4.5, 1.6 + 0.62 * len(labels) * len(methods)), 0.9 + 2.9 * len(metrics)),
+        layout="constrained",
+        squeeze=False,
+    )
+    width = 0.8 / len(methods)
+    for axis, metric in zip(axes[:, 0], metrics, strict=True):
+        for index, method in enumerate(methods):
+            values = _bar_values(method, metric, comparison.tables[0].classes)
+            places = np.arange(len(values)) - 0.4 + width * (index + 0.5)
+            heights = [np.nan_to_num(mean) for mean, _, _ in values]
+            axis.bar(places, heights, width * 0.94, label=_full_name(method), **_style(index))
+            for place, (mean, low, high) in zip(places, values, strict=True):
+                ends, top = _whisker(mean, low, high)
+                axis.errorbar([place], [mean], yerr=ends, **_WHISKERS)
+                axis.text(place, top + 0.015, _text(mean), ha="center", va="bottom", fontsize=7)
+        axis.set(ylabel=shown_name(metric), ylim=(0, 1.12), yticks=np.arange(0, 1.01, 0.2))
+        axis.set_xticks(range(len(labels)), labels)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names)))
+    return figure
+
+
+def _draw_lying(plt: Any, comparison: Comparison, metrics: Sequence[str]) -> Any:
+    methods, labels = comparison.performance, _bar_labels(comparison)
+    figure, axes = plt.subplots(
+        len(metrics),
+        len(labels),
+        figsize=(1.5 + 2.6 * len(labels), (0.8 + 0.27 * len(methods)) * len(metrics) + 0.3),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for row, metric in zip(axes, metrics, strict=True):
+        for index, method in enumerate(methods):
+            found = _bar_values(method, metric, comparison.tables[0].classes)
+            for axis, (mean, low, high) in zip(row, found, strict=True):
+                ends, top = _whisker(mean, low, high)
+                axis.barh(index, np.nan_to_num(mean), 0.8, **_style(index))
+                axis.errorbar([mean], [index], xerr=ends, **_WHISKERS)
+                axis.text(top + 0.015, index, _text(mean), va="center", fontsize=7)
+        for axis, label in zip(row, labels, strict=True):
+            axis.set(xlim=(0, 1.18), xticks=np.arange(0, 1.01, 0.2), xlabel=shown_name(metric))
+            axis.set_title(label, fontsize="medium", loc="left")
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(methods)), [_full_name(method) for method in methods])
+    axes[0, 0].invert_yaxis()  # shared: the first method is on top everywhere
+    return figure
 
 
 def draw_cases(comparison: Comparison, out: Path, *, metric: str | None = None) -> list[Path]:
@@ -83,11 +132,12 @@ def draw_cases(comparison: Comparison, out: Path, *, metric: str | None = None) 
     metric = metric or ("dice" if "dice" in compared else compared[0])
     tables, classes = comparison.tables, comparison.tables[0].classes
     classes = tuple(key for key in classes if all(metric in t.scores[key] for t in tables))
+    longest = max(map(len, comparison.cases)) if len(comparison.cases) <= MAX_CASE_NAMES else 0
     width = min(14.0, max(5.0, 2 + 0.22 * len(comparison.cases)))
     figure, axes = plt.subplots(
         len(classes),
         1,
-        figsize=(width, 1.4 + 2.4 * len(classes)),
+        figsize=(width, 1.4 + (2.2 + 0.07 * longest) * len(classes)),
         layout="constrained",
         squeeze=False,
     )
@@ -121,9 +171,15 @@ def _bounded(comparison: Comparison) -> list[str]:
     return [metric for metric in found if metric != "iou"] or found
 
 
+def _bar_labels(comparison: Comparison) -> list[str]:
+    classes = comparison.tables[0].classes
+    return [name for _, name in classes] + (["mean of classes"] if len(classes) > 1 else [])
+
+
 def _bar_values(
     method: Performance, metric: str, classes: Sequence[ClassKey]
-) -> tuple[str, list[tuple[float, float, float]]]:
+) -> list[tuple[float, float, float]]:
+    """Mean and interval of each class, and of the mean of classes where there are several."""
     values = []
     for key in classes:
         found = method.classes[key].get(metric)
@@ -134,51 +190,46 @@ def _bar_values(
     if len(classes) > 1:
         macro = method.macro[metric]
         values.append((macro.mean, macro.low, macro.high))
-    suffix = f" ({method.protocol})" if method.protocol not in ("", "none") else ""
-    return method.method + suffix, values
+    return values
 
 
-def _draw_method_bars(
-    axis: Any, index: int, num_methods: int, found: tuple[str, list[tuple[float, float, float]]]
-) -> None:
-    name, values = found
-    width = 0.8 / num_methods
-    places = np.arange(len(values)) - 0.4 + width * (index + 0.5)
-    means = np.array([mean for mean, _, _ in values])
-    axis.bar(
-        places,
-        np.nan_to_num(means),
-        width * 0.94,
-        label=name,
-        color=method_colour(index),
-        edgecolor="black",
-        linewidth=0.6,
-        hatch=HATCHES[index % len(HATCHES)],
-    )
-    for place, (mean, low, high) in zip(places, values, strict=True):
-        if math.isfinite(low) and math.isfinite(high):
-            # an interval of a skewed sample needn't hold its mean to the last digit
-            ends = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
-            axis.errorbar([place], [mean], yerr=ends, color="black", capsize=2.5, linewidth=1)
-        top = high if math.isfinite(high) else np.nan_to_num(mean)
-        text = "nan" if math.isnan(mean) else f"{mean:.3f}"
-        axis.text(place, top + 0.015, text, ha="center", va="bottom", fontsize=7)
+def _full_name(method: Performance) -> str:
+    """The name, with the prompt where one was given."""
+    return method.method + (f" ({method.protocol})" if method.protocol not in ("", "none") else "")
+
+
+def _style(index: int) -> dict[str, Any]:
+    colours = {"color": method_colour(index), "edgecolor": "black"}
+    return {**colours, "linewidth": 0.6, "hatch": method_hatch(index)}
+
+
+def _whisker(mean: float, low: float, high: float) -> tuple[list[list[float]], float]:
+    """Lengths below and above the mean, and where a value may be written."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return [[0.0], [0.0]], float(np.nan_to_num(mean))
+    # an interval of a skewed sample needn't hold its mean to the last digit
+    return [[max(0.0, mean - low)], [max(0.0, high - mean)]], max(mean, high)
+
+
+def _text(mean: float) -> str:
+    return "nan" if math.isnan(mean) else f"{mean:.3f}"
 
 
 def _draw_case_dots(axis: Any, tables: Sequence[ScoreTable], key: ClassKey, metric: str) -> None:
     order = case_order(tables, key, metric)
     cases = [tables[0].cases[index] for index in order]
-    not_drawn = 0
+    not_drawn, lowest = 0, 1.0
     for number, table in enumerate(tables):
         values = table.scores[key][metric][order]
         shown = np.where(np.isfinite(values), values, np.nan)
         not_drawn += int(np.isnan(shown).sum())
+        lowest = min(lowest, math.floor(np.nanmin(shown, initial=1.0) * 10) / 10)
         shift = 0.5 * ((number + 0.5) / len(tables) - 0.5)  # side by side: none hides another
         axis.plot(
             np.arange(len(cases)) + shift,
             shown,
             linestyle="",
-            marker=MARKERS[number % len(MARKERS)],
+            marker=method_marker(number),
             markersize=5,
             color=method_colour(number),
             markeredgecolor="black",
@@ -190,7 +241,7 @@ def _draw_case_dots(axis: Any, tables: Sequence[ScoreTable], key: ClassKey, metr
     axis.set_ylabel(shown_name(metric))
     kind = metric_kind(metric)
     if kind is not None and kind.is_bounded:
-        axis.set_ylim(-0.03, 1.03)
+        axis.set_ylim(lowest - 0.03, 1.03)
     axis.grid(axis="y", linewidth=0.4, alpha=0.6)
     axis.set_axisbelow(True)
     if len(cases) <= MAX_CASE_NAMES:

@@ -36,6 +36,21 @@ def method_colour(index: int) -> tuple[float, ...]:
     return tuple(channel / 255 for channel in COLOURS[index % len(COLOURS)])
 
 
+def method_hatch(index: int) -> str:
+    """Hatch of the method; colour and hatch together repeat after 49."""
+    return HATCHES[_shifted(index)]
+
+
+def method_marker(index: int) -> str:
+    """Marker of the method; colour and marker together repeat after 49."""
+    return MARKERS[_shifted(index)]
+
+
+def _shifted(index: int) -> int:
+    """Place in a list of seven, one further each time the colours begin again."""
+    return (index + index // len(COLOURS)) % len(HATCHES)
+
+
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     """Save a figure as PNG, SVG and PDF; equal input gives equal bytes.
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from samtune.evaluation.score_table import ScoreTable
     from samtune.preprocessing.manifest import Manifest
 
+MAX_LINES = 20  # of tests on a terminal
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -180,7 +182,12 @@ def _plan_grid(
     picked = pick_cases(tables)
     manifest = load_manifest(args.slices)
     check_cases(manifest, picked.values())
-    return manifest, picked, {"grid": {"rule": RULE, "slice": SLICE_RULE, "cases": picked}}
+    titles = "Dice of the case, mean over classes"
+    return (
+        manifest,
+        picked,
+        {"grid": {"rule": RULE, "slice": SLICE_RULE, "titles": titles, "cases": picked}},
+    )
 
 
 def _draw_grid(
@@ -209,16 +216,21 @@ def _draw_figures(comparison: "Comparison", out: Path) -> list[Path]:
 
 
 def _format_pairs(comparison: "Comparison") -> str:
-    """A line a test of the first bounded metric: difference, interval, corrected p."""
+    """A line a test of the first metric: difference, interval, corrected p; few enough to read."""
     metric = (comparison.settings.metrics or ("dice",))[0]
-    lines = [f"{metric}, paired (p by Wilcoxon, Holm over {comparison.num_tests} tests):"]
-    for row in comparison.pairs:
+    rows = [row for row in comparison.pairs if row.metric == metric]
+    title = f"{metric}, paired (p by Wilcoxon, Holm over {comparison.num_tests} tests):"
+    if len(rows) > MAX_LINES:
+        first = comparison.tables[0].method
+        rows = [row for row in rows if row.method_a == first]
+        title = title[:-1] + f"; against {first}, all others are in comparison.csv:"
+    lines = [title]
+    for row in rows:
         found = row.result
-        if row.metric == metric:
-            lines.append(
-                f"  {row.name}: {row.method_b} - {row.method_a} = {found.mean_difference:+.3f} "
-                f"[{found.low:+.3f}, {found.high:+.3f}], p {found.p_holm:.3g}, n {found.n}"
-            )
+        lines.append(
+            f"  {row.name}: {row.method_b} - {row.method_a} = {found.mean_difference:+.3f} "
+            f"[{found.low:+.3f}, {found.high:+.3f}], p {found.p_holm:.3g}, n {found.n}"
+        )
     return "\n".join(lines)
 
 
