@@ -58,7 +58,7 @@ DEFINITIONS = {
     "Mean_finite_*": "as Mean_*, infinite values left out; n_inf_* says how many",
     "all classes": "averages over classes are over single ones; unions such as 1+2 are left out, "
     "unless there is nothing else",
-    "mean_capped": "in summary.csv: inf replaced by the diagonal of the case's volume in mm; nan "
+    "mean_capped": "in summary.csv: inf replaced by the diagonal of the case's volume; nan "
     "where that isn't known",
 }
 

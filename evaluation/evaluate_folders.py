@@ -1,7 +1,7 @@
 """Compare two folders of label volumes: a row a case and region, and a summary."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from samtune.evaluation.diagonals import diagonals_of
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
+from samtune.evaluation.patients import patients_of
 from samtune.evaluation.regions import Region, check_regions
 from samtune.evaluation.score_case import (
     failed_case_rows,
@@ -68,6 +70,7 @@ def evaluate_folders(
     workers: int = 1,
     force: bool = False,
     progress: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> FolderReport:
     """Score every reference volume against the prediction of the same name.
 
@@ -87,6 +90,7 @@ def evaluate_folders(
         workers: processes, one case each at a time.
         force: overwrite a table of another evaluation.
         progress: show a bar on stderr if that is a terminal.
+        patients: case -> patient, the unit of the summary's intervals; None: each case its own.
 
     Returns:
         The rows and what to tell the user.
@@ -94,7 +98,7 @@ def evaluate_folders(
     Raises:
         FileNotFoundError: a folder is missing or holds no volumes.
         FileExistsError: ``out`` holds another evaluation.
-        ValueError: two files are one case, no name is in both folders, no labels are found, or
+        ValueError: two files are one case, a case has no patient, no name is in both folders, no labels are found, or
             tolerances or workers are wrong.
     """
     pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)
@@ -107,6 +111,8 @@ def evaluate_folders(
         if unknown or not cases:
             raise ValueError(f"{ref_dir}: no reference for the case(s) {', '.join(unknown)}")
         refs = {case: path for case, path in refs.items() if case in cases}
+    if patients is not None:
+        patients_of(refs, patients, "patients")  # said now, not after hours of scoring
     if not preds.keys() & refs.keys():
         raise ValueError(
             f"{pred_dir}: no prediction has the name of a reference; found {next(iter(preds))}, "
@@ -144,8 +150,9 @@ def evaluate_folders(
         if reason is not None:
             failures[rows[0].case] = reason
         table.add(rows, reason=reason)
-    rows = table.finish()
-    summary = summarise(rows)
+    diagonals = diagonals_of(table.rows, refs)
+    rows = table.finish(notes={"diagonals": diagonals})
+    summary = summarise(rows, patients=patients, diagonals=diagonals)
     summary_out = table.path.with_name(f"{table.path.stem}_summary.csv")
     write_summary(summary_out, summary)
     return FolderReport(

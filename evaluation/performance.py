@@ -72,7 +72,7 @@ def measure_performance(
         patients: of each case; None: each case is its own.
         resamples, seed: of the bootstrap.
     """
-    caps = [table.diagonals_mm.get(case, np.nan) for case in table.cases]
+    caps = [table.diagonals.get(case, np.nan) for case in table.cases]
     classes: dict[ClassKey, dict[str, MetricSummary]] = {key: {} for key in table.classes}
     macro = {}
     for metric in metrics:
@@ -81,7 +81,7 @@ def measure_performance(
             classes[key][metric] = summarise_metric(
                 table.scores[key][metric].tolist(),
                 groups=patients,
-                caps=caps if metric.endswith("_mm") else None,
+                caps=caps,
                 resamples=resamples,
                 seed=seed,
             )

@@ -18,8 +18,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 ClassKey: TypeAlias = tuple[str, str]  # label (1 or 1+2) and name
 
 _KEYS = ("case", "label", "name", "status")
-# both may be absent: a capped mean is undefined then
-_DIAGONAL_COLUMN, _DIAGONALS_KEY = "diagonal_mm", "diagonals_mm"
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ScoreTable:
         statuses: class -> one status a case.
         protocol: how the model was prompted (``oracle_box``, ``none``, …); empty if not known.
         companion: the JSON beside the table; empty if there is none.
-        diagonals_mm: case -> diagonal of its volume, where known.
+        diagonals: case -> diagonal of its volume in the unit of the distances, where known.
     """
 
     path: Path
@@ -47,7 +45,7 @@ class ScoreTable:
     statuses: Mapping[ClassKey, tuple[str, ...]]
     protocol: str = ""
     companion: Mapping[str, Any] = field(default_factory=dict)
-    diagonals_mm: Mapping[str, float] = field(default_factory=dict)
+    diagonals: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_score_table(path: str | Path, method: str) -> ScoreTable:
@@ -95,7 +93,7 @@ def read_score_table(path: str | Path, method: str) -> ScoreTable:
         statuses={key: tuple(rows[case, key]["status"] for case in cases) for key in classes},
         protocol=protocol_of(companion),
         companion=companion,
-        diagonals_mm=_diagonals(rows, companion),
+        diagonals=_diagonals(companion),
     )
 
 
@@ -108,7 +106,7 @@ def protocol_of(companion: Mapping[str, Any]) -> str:
 
 def _check_numbers(row: Mapping[str, str], where: str) -> None:
     for column, text in row.items():
-        if (metric_kind(column) is not None or column == _DIAGONAL_COLUMN) and text != "":
+        if metric_kind(column) is not None and text != "":
             try:
                 float(text)
             except ValueError:
@@ -123,15 +121,9 @@ def _columns(rows: list[dict[str, str]], header: list[str]) -> dict[str, Floats]
     }
 
 
-def _diagonals(
-    rows: Mapping[tuple[str, ClassKey], Mapping[str, str]], companion: Mapping[str, Any]
-) -> dict[str, float]:
-    named = companion.get(_DIAGONALS_KEY)
-    found = dict(named) if isinstance(named, dict) else {}
-    for (case, _), row in rows.items():
-        if row.get(_DIAGONAL_COLUMN):
-            found[case] = row[_DIAGONAL_COLUMN]
-    return {case: float(value) for case, value in found.items() if value is not None}
+def _diagonals(companion: Mapping[str, Any]) -> dict[str, float]:
+    named = companion.get("diagonals")
+    return {case: float(v) for case, v in named.items()} if isinstance(named, dict) else {}
 
 
 def _read_companion(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ STATISTICS = {
     "known; nan below two",
     "median, q1, q3": "quartiles by linear interpolation; infinite distances count as infinite",
     "mean_finite": "mean over the finite distances alone; says nothing without n_inf",
-    "mean_capped": "mean with inf replaced by the diagonal of the case's volume in mm; nan where "
+    "mean_capped": "mean with inf replaced by the diagonal of the case's volume; nan where "
     "that isn't known",
 }
 
@@ -97,7 +97,7 @@ def summarise(
     rows: Iterable[Row],
     *,
     patients: Mapping[str, str] | None = None,
-    diagonals_mm: Mapping[str, float] | None = None,
+    diagonals: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[SummaryRow]:
@@ -106,7 +106,7 @@ def summarise(
     Args:
         rows: any order; the result doesn't depend on that of the cases.
         patients: case -> patient, whom the bootstrap draws; None: each case is its own.
-        diagonals_mm: case -> diagonal of its volume, which replaces ``inf`` in ``mean_capped``.
+        diagonals: case -> diagonal of its volume, which replaces ``inf`` in ``mean_capped``.
         resamples, seed: of the bootstrap.
 
     Raises:
@@ -121,7 +121,7 @@ def summarise(
             name,
             sorted(group, key=lambda row: row.case),
             patients,
-            diagonals_mm or {},
+            diagonals or {},
             {"resamples": resamples, "seed": seed},
         )
         for (label, name), group in groups.items()
@@ -201,7 +201,7 @@ def _statistics(metric: str, found: MetricSummary) -> dict[str, int | float]:
     """Statistics by their names in the table; only what can be infinite has the three means."""
     quartiles = {"median": found.median, "q1": found.q1, "q3": found.q3}
     kind = metric_kind(metric)
-    if kind is not None and kind.is_bounded:
+    if kind is not None and (kind.is_bounded or kind.is_signed):
         return {
             "n_nan": found.n_nan,
             "mean": found.mean_finite,
@@ -228,17 +228,17 @@ def _summarise_group(
     name: str,
     rows: Sequence[Row],
     patients: Mapping[str, str] | None,
-    diagonals_mm: Mapping[str, float],
+    diagonals: Mapping[str, float],
     bootstrap: Mapping[str, int],
 ) -> SummaryRow:
     groups = None if patients is None else [patients[row.case] for row in rows]
-    caps = [diagonals_mm.get(row.case, math.nan) for row in rows]
+    caps = [diagonals.get(row.case, math.nan) for row in rows]
     scores = [row_scores(row) for row in rows]
     metrics = {
         metric: summarise_metric(
             [row.get(metric, math.nan) for row in scores],
             groups=groups,
-            caps=caps if metric.endswith("_mm") else None,
+            caps=caps,
             **bootstrap,
         )
         for metric in dict.fromkeys(metric for row in scores for metric in row)

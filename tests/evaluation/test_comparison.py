@@ -305,7 +305,7 @@ def test_diagonals_replace_inf_where_they_are_known(tmp_path):
         tmp_path / "a.csv",
         {"x": [0.5], "y": [0.0]},
         hd95={("x", 1): 4.0, ("y", 1): math.inf},
-        companion={"diagonals_mm": {"x": 50.0, "y": 60.0}},
+        companion={"diagonals": {"x": 50.0, "y": 60.0}},
     )
     found = measure_performance(table, ["hd95_mm"], resamples=50).classes["1", "class_1"]
     assert found["hd95_mm"].mean_capped == 32.0

@@ -96,13 +96,13 @@ def test_inf_in_three_ways_and_quartiles():
     """1, 3, 5 and inf: quartiles at places 0.75, 1.5 and 2.25 of 0 to 3."""
     rows = [scored(c, 0.5, h) for c, h in zip("abc", (1.0, 3.0, 5.0), strict=True)]
     rows.append(worst("d", "missing_pred"))
-    hd95 = summarise(rows, diagonals_mm={"d": 31.0})[0].metrics["hd95_mm"]
+    hd95 = summarise(rows, diagonals={"d": 31.0})[0].metrics["hd95_mm"]
     assert (hd95.n, hd95.n_inf, hd95.n_finite) == (4, 1, 3)
     assert (hd95.q1, hd95.median, hd95.q3) == (2.5, 4.0, math.inf)
     assert hd95.mean_finite == 3.0
     assert hd95.mean_capped == 10.0
     assert hd95.capped_low <= 10.0 <= hd95.capped_high
-    assert math.isnan(summarise(rows, diagonals_mm={"a": 9.0})[0].metrics["hd95_mm"].mean_capped)
+    assert math.isnan(summarise(rows, diagonals={"a": 9.0})[0].metrics["hd95_mm"].mean_capped)
     without = summarise(rows[:3])[0].metrics["hd95_mm"]
     assert without.mean_capped == without.mean_finite  # nothing to replace
 
