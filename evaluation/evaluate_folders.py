@@ -9,10 +9,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from samtune.evaluation.case_patients import patients_of
 from samtune.evaluation.diagonals import diagonals_of
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
-from samtune.evaluation.patients import patients_of
 from samtune.evaluation.regions import Region, check_regions
 from samtune.evaluation.score_case import (
     failed_case_rows,
@@ -90,7 +90,8 @@ def evaluate_folders(
         workers: processes, one case each at a time.
         force: overwrite a table of another evaluation.
         progress: show a bar on stderr if that is a terminal.
-        patients: case -> patient, the unit of the summary's intervals; None: each case its own.
+        patients: case -> patient, the unit of the summary's intervals; a case without is an
+            error. None: each case is its own patient.
 
     Returns:
         The rows and what to tell the user.
@@ -98,7 +99,7 @@ def evaluate_folders(
     Raises:
         FileNotFoundError: a folder is missing or holds no volumes.
         FileExistsError: ``out`` holds another evaluation.
-        ValueError: two files are one case, a case has no patient, no name is in both folders, no labels are found, or
+        ValueError: two files are one case, no name is in both folders, no labels are found, or
             tolerances or workers are wrong.
     """
     pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)

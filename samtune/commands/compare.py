@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write and draw; 0 if all went well."""
+    from samtune.evaluation.case_patients import patients_of, read_patients
     from samtune.evaluation.comparison import ComparisonSettings, compare_tables
     from samtune.evaluation.comparison_files import (
         COMPANION,
@@ -102,7 +103,6 @@ def run(args: argparse.Namespace) -> int:
         remarks,
         write_comparison,
     )
-    from samtune.evaluation.patients import patients_of, read_patients
     from samtune.evaluation.score_table import read_score_table
 
     if args.resamples < 1:

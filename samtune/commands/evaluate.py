@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; 1 if a prediction is missing or a case couldn't be scored, else 0."""
+    from samtune.evaluation.case_patients import read_patients
     from samtune.evaluation.evaluate_folders import evaluate_folders
-    from samtune.evaluation.patients import read_patients
     from samtune.evaluation.summary import format_summary, summary_for_json
 
     regions = [*(args.labels or []), *(args.region or [])]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from samtune.evaluation.patients import patients_of, read_patients
+from samtune.evaluation.case_patients import patients_of, read_patients
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
