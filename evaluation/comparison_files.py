@@ -51,7 +51,7 @@ DEFINITIONS = {
     "share_first, share_same_rank": "of the resamples in which the method has the best mean rank, "
     "or the rank it has here",
     "rank_of_mean": "rank of the mean over cases (of the median for what can be infinite), for "
-    "'all' of its average over classes",
+    "'all' of the mean of these ranks over classes",
     "Mean_*": "mean over classes of the mean over cases, nan left out; the CI draws whole cases "
     "or patients",
     "Median_*": "mean over classes of the median over cases, inf kept",

@@ -36,9 +36,10 @@ class RankingRow:
         rank_low, rank_high: 2.5 % and 97.5 % quantiles of the rank over resampled cases.
         share_first: of the resamples in which no method has a lower mean rank.
         share_same_rank: of the resamples in which the method has this very rank.
-        rank_of_mean: rank of the mean value (of the median, where values can be infinite).
-        n: cases ranked.
-        n_left_out: cases in which some method's value is undefined.
+        rank_of_mean: rank of the mean value (of the median, where values can be infinite), for
+            ``all`` of the mean of these ranks over the classes.
+        n: cases ranked, for ``all`` in any class.
+        n_left_out: the others; some method's value is undefined there.
     """
 
     label: str
@@ -156,8 +157,9 @@ def _rank_block(
         ]
     )
     drawn = drawn[~np.isnan(drawn).any(axis=1)]
-    best_means = _rank(np.stack([_rank(part.means[None])[0] for part in parts]).mean(axis=0)[None])
-    used = [int((~np.isnan(part.ranks[:, 0])).sum()) for part in parts]
+    of_means = [_rank(part.means[None]) for part in parts]
+    rank_of_mean = _rank(_nan_mean(of_means))[0]
+    ranked = int(np.any([~np.isnan(part.ranks[:, 0]) for part in parts], axis=0).sum())
     rows = [
         RankingRow(
             *key,
@@ -169,9 +171,9 @@ def _rank_block(
             rank_high=_quantile(drawn[:, i], 0.975),
             share_first=_share(drawn[:, i] == drawn.min(axis=1, initial=np.inf)),
             share_same_rank=_share(drawn[:, i] == rank[i]),
-            rank_of_mean=float(best_means[0, i]),
-            n=min(used),
-            n_left_out=len(units) - min(used),
+            rank_of_mean=float(rank_of_mean[i]),
+            n=ranked,
+            n_left_out=len(units) - ranked,
         )
         for i, table in enumerate(tables)
     ]
@@ -188,7 +190,16 @@ def _mean_ranks(
         of_cases = weights[:, units]
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append((of_cases @ np.where(used, part.ranks, 0.0)) / (of_cases @ used))
-    return np.asarray(np.mean(means, axis=0), dtype=np.float64)
+    return _nan_mean(means)
+
+
+def _nan_mean(values: Sequence[Floats]) -> Floats:
+    """Mean over a list of arrays, classes without a value left out; NaN where there is none."""
+    stack = np.stack(values)
+    used = ~np.isnan(stack)
+    count = used.sum(axis=0)
+    total = np.where(used, stack, 0.0).sum(axis=0)
+    return np.divide(total, count, where=count > 0, out=np.full(total.shape, np.nan))
 
 
 def _rank(means: Floats) -> Floats:

@@ -227,6 +227,9 @@ def _format_pairs(comparison: "Comparison") -> str:
     lines = [title]
     for row in rows:
         found = row.result
+        if not found.n:
+            lines.append(f"  {row.name}: {row.method_b} - {row.method_a}: no case has both")
+            continue
         lines.append(
             f"  {row.name}: {row.method_b} - {row.method_a} = {found.mean_difference:+.3f} "
             f"[{found.low:+.3f}, {found.high:+.3f}], p {found.p_holm:.3g}, n {found.n}"

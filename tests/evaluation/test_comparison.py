@@ -226,6 +226,19 @@ def test_a_false_positive_ranks_below_a_class_rightly_left_out(tmp_path):
         assert (row.n, row.n_left_out) == (2, 0)
 
 
+def test_a_class_in_no_mask_is_left_out_of_the_overall_rank(tmp_path):
+    dices = {"x": [0.5, math.nan], "y": [0.6, math.nan]}
+    worse = write_table(tmp_path / "worse.csv", dices)
+    better = write_table(tmp_path / "better.csv", {"x": [0.7, math.nan], "y": [0.8, math.nan]})
+    rows = rank_methods([worse, better], ["dice"], resamples=20)
+    overall = {row.method: row for row in rows if row.name == "all"}
+    assert (overall["better"].rank, overall["worse"].rank) == (1.0, 2.0)
+    assert overall["better"].rank_of_mean == 1.0
+    assert (overall["better"].n, overall["better"].share_first) == (2, 1.0)
+    nowhere = [row for row in rows if row.name == "class_2"]
+    assert all(math.isnan(row.rank) and row.n == 0 for row in nowhere)
+
+
 def test_macro_mean_by_hand():
     """Class means 0.5 and 0.8; the third class is in no mask."""
     values = np.array([[0.4, 0.8, np.nan], [0.6, np.nan, np.nan]])
