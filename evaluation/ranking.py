@@ -199,7 +199,8 @@ def _nan_mean(values: Sequence[Floats]) -> Floats:
     used = ~np.isnan(stack)
     count = used.sum(axis=0)
     total = np.where(used, stack, 0.0).sum(axis=0)
-    return np.divide(total, count, where=count > 0, out=np.full(total.shape, np.nan))
+    means: Floats = np.divide(total, count, where=count > 0, out=np.full(total.shape, np.nan))
+    return means
 
 
 def _rank(means: Floats) -> Floats:
