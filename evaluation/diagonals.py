@@ -1,12 +1,12 @@
 """The longest distance in a case's volume: what an infinite distance is replaced by in a mean."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from samtune.evaluation.metric_kinds import length_unit, row_scores
 from samtune.evaluation.table import Row
-from samtune.preprocessing.volumes import read_grid
+from samtune.preprocessing.volumes import Grid, read_grid
 
 
 def grid_diagonal(shape: Sequence[int], spacing: Sequence[float] | None) -> float:
@@ -20,18 +20,20 @@ def grid_diagonal(shape: Sequence[int], spacing: Sequence[float] | None) -> floa
     return round(math.hypot(*(n * step for n, step in zip(shape, steps, strict=True))), 6)
 
 
-def diagonals_of(rows: Iterable[Row], refs: Mapping[str, Path]) -> dict[str, float]:
+def diagonals_of(
+    rows: Iterable[Row], refs: Mapping[str, Path], *, read: Callable[[Path], Grid] = read_grid
+) -> dict[str, float]:
     """Diagonals of the cases that have an infinite distance, in the unit of the rows.
 
     Args:
         rows: of any cases.
-        refs: case -> its reference, of which the header alone is read; an unreadable one is left
-            out.
+        refs: case -> its reference; an unreadable one is left out.
+        read: gives a reference's grid; the default reads the header alone.
     """
     found = {}
     for case, unit in infinite_cases(rows).items():
         try:
-            grid = read_grid(refs[case])
+            grid = read(refs[case])
         except (ValueError, OSError):
             continue
         found[case] = grid_diagonal(grid.shape, None if unit == "px" else grid.spacing)
