@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from samtune.evaluation.metric_kinds import length_unit, row_scores
 from samtune.evaluation.table import Row
-from samtune.preprocessing.volumes import Grid, read_grid
+from samtune.preprocessing.volumes import read_grid
+
+GridOf: TypeAlias = Callable[[Path], tuple[Sequence[int], Sequence[float] | None]]
 
 
 def grid_diagonal(shape: Sequence[int], spacing: Sequence[float] | None) -> float:
@@ -21,22 +24,24 @@ def grid_diagonal(shape: Sequence[int], spacing: Sequence[float] | None) -> floa
 
 
 def diagonals_of(
-    rows: Iterable[Row], refs: Mapping[str, Path], *, read: Callable[[Path], Grid] = read_grid
+    rows: Iterable[Row], refs: Mapping[str, Path], *, grid_of: GridOf | None = None
 ) -> dict[str, float]:
     """Diagonals of the cases that have an infinite distance, in the unit of the rows.
 
     Args:
         rows: of any cases.
         refs: case -> its reference; an unreadable one is left out.
-        read: gives a reference's grid; the default reads the header alone.
+        grid_of: gives shape and spacing (None: in pixels) of a reference; None reads the header
+            of a volume.
     """
+    grid_of = grid_of or _volume_grid
     found = {}
     for case, unit in infinite_cases(rows).items():
         try:
-            grid = read(refs[case])
+            shape, spacing = grid_of(refs[case])
         except (ValueError, OSError):
             continue
-        found[case] = grid_diagonal(grid.shape, None if unit == "px" else grid.spacing)
+        found[case] = grid_diagonal(shape, None if unit == "px" else spacing)
     return found
 
 
@@ -47,3 +52,8 @@ def infinite_cases(rows: Iterable[Row]) -> dict[str, str]:
         for row in rows
         if any(math.isinf(value) for value in row_scores(row).values())
     }
+
+
+def _volume_grid(path: Path) -> tuple[Sequence[int], Sequence[float] | None]:
+    grid = read_grid(path)
+    return grid.shape, grid.spacing
