@@ -8,6 +8,8 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from samtune.evaluation.case_patients import patients_of
+from samtune.evaluation.diagonals import diagonals_of
 from samtune.evaluation.label_files import find_labels, read_label_file
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
@@ -70,6 +72,7 @@ def evaluate_folders(
     workers: int = 1,
     force: bool = False,
     progress: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> FolderReport:
     """Score every reference volume against the prediction of the same name.
 
@@ -97,6 +100,8 @@ def evaluate_folders(
         workers: processes, one case each at a time.
         force: overwrite a table of another evaluation.
         progress: show a bar on stderr if that is a terminal.
+        patients: case -> patient, the unit of the summary's intervals; a case without is an
+            error. None: each case is its own patient.
 
     Returns:
         The rows and what to tell the user.
@@ -117,6 +122,8 @@ def evaluate_folders(
         if unknown or not cases:
             raise ValueError(f"{ref_dir}: no reference for the case(s) {', '.join(unknown)}")
         refs = {case: path for case, path in refs.items() if case in cases}
+    if patients is not None:
+        patients_of(refs, patients, "patients")  # said now, not after hours of scoring
     if not preds.keys() & refs.keys():
         raise ValueError(
             f"{pred_dir}: no prediction has the name of a reference; found {next(iter(preds))}, "
@@ -166,8 +173,9 @@ def evaluate_folders(
         if reason is not None:
             failures[rows[0].case] = reason
         table.add(rows, reason=reason)
-    rows = table.finish()
-    summary = summarise(rows)
+    diagonals = diagonals_of(table.rows, refs, grid_of=_label_grid)
+    rows = table.finish(notes={"diagonals": diagonals})
+    summary = summarise(rows, patients=patients, diagonals=diagonals)
     summary_out = table.path.with_name(f"{table.path.stem}_summary.csv")
     write_summary(summary_out, summary)
     return FolderReport(
@@ -183,6 +191,11 @@ def evaluate_folders(
         missing=[case for case in missing if case not in failures],
         extra=extra,
     )
+
+
+def _label_grid(path: Path) -> tuple[Sequence[int], Sequence[float] | None]:
+    label = read_label_file(path)
+    return label.array.shape, label.spacing
 
 
 def _find_regions(

@@ -126,8 +126,18 @@ class MetricsCsv:
             self._failures[case] = reason
             self._write_companion()
 
-    def finish(self) -> list[Row]:
-        """Sort the table by case, mark it complete and return all rows, the kept ones too."""
+    @property
+    def rows(self) -> list[Row]:
+        """All rows by case, the kept ones too."""
+        return self._sorted_rows()
+
+    def finish(self, *, notes: Mapping[str, Any] | None = None) -> list[Row]:
+        """Sort the table by case, mark it complete and return all rows, the kept ones too.
+
+        Args:
+            notes: further entries of the companion, which only the rows could tell.
+        """
+        self._notes |= notes or {}
         self._write_table()
         self._write_companion(complete=True)
         return self._sorted_rows()

@@ -51,6 +51,11 @@ VERBS = {
         "compare two folders of label volumes, one CSV row a case and class",
         "samtune evaluate --pred predictions --ref scans/labels --out metrics.csv --tolerance-mm 1",
     ),
+    "compare": Verb(
+        "samtune.commands.compare",
+        "compare tables of metrics: paired tests, ranking, figures",
+        "samtune compare zero_shot.csv lora.csv --out comparison --names zero-shot LoRA",
+    ),
     "predict": Verb(
         "samtune.commands.predict",
         "segment a raw scan with a trained run; writes a label volume on the scan's grid",

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from ignite.engine import Engine
 
+from samtune.evaluation.diagonals import grid_diagonal, infinite_cases
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.score_case import region_mask, score_case_masks
 from samtune.evaluation.summary import format_summary, summarise, write_summary
@@ -125,7 +126,13 @@ class CaseMetricsWriter(CaseStream):
         assert self._table is not None
         for case in sorted(self._pending):
             self.finish(case, {})
-        summary = summarise(self._table.finish())
+        grids = {case: self.manifest.cases[case].geometry for case in self.cases}
+        diagonals = {
+            case: grid_diagonal(grids[case].shape, grids[case].spacing)
+            for case in infinite_cases(self._table.rows)
+        }
+        rows = self._table.finish(notes={"diagonals": diagonals})
+        summary = summarise(rows, diagonals=diagonals)
         write_summary(self.out.with_name(f"{self.out.stem}_summary.csv"), summary)
         engine.state.metrics.update({f"dice_{row.name}": row.dice_mean for row in summary})
         logger.info("%s\n%s", self.out, format_summary(summary))

@@ -111,6 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, metavar="N", help="processes, a case each (default: 1)"
     )
     parser.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE",
+        help="table case,patient or a manifest: the summary's intervals draw patients (default: "
+        "each case is its own patient)",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="overwrite FILE.csv if it holds another evaluation"
     )
     parser.add_argument(
@@ -123,6 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; 1 if a prediction is missing or a case couldn't be scored, else 0."""
+    from samtune.evaluation.case_patients import read_patients
     from samtune.evaluation.evaluate_folders import evaluate_folders
     from samtune.evaluation.summary import format_summary, summary_for_json
 
@@ -143,6 +151,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         force=args.force,
         progress=not args.quiet,
+        patients=None if args.patients is None else read_patients(args.patients),
     )
     if args.json:
         print(json.dumps(summary_for_json(report.summary), indent=2, allow_nan=False))

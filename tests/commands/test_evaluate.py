@@ -106,6 +106,18 @@ def test_another_evaluation_is_overwritten_with_force_alone(folders):
     assert run(folders, "--tolerance-mm", "2", "--force") == 0
 
 
+def test_patients_are_asked_for_every_case_before_scoring(folders, capsys):
+    table = folders / "patients.csv"
+    table.write_text("case,patient\na,p\n")
+    with pytest.raises(ValueError, match=r"no patient for case\(s\) b"):
+        run(folders, "--patients", str(table))
+    assert not (folders / "metrics.csv").exists()
+    table.write_text("case,patient\na,p\nb,p\n")
+    assert run(folders, "--patients", str(table)) == 0
+    written = json.loads((folders / "metrics_summary.json").read_text())
+    assert [row["num_patients"] for row in written["classes"]] == [1, 1]
+
+
 def test_cases_of_a_split_alone(tiny_slices, tiny_volumes, tmp_path, capsys):
     from samtune.preprocessing.manifest import load_manifest
 

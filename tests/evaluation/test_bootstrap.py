@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import norm
 
+from samtune.evaluation import bootstrap
 from samtune.evaluation.bootstrap import mean_interval
 
 
@@ -61,3 +63,67 @@ def test_same_seed_same_interval(rng):
 def test_confidence_out_of_range():
     with pytest.raises(ValueError, match=r"in \(0, 1\), got 95"):
         mean_interval([1, 2], confidence=95)
+
+
+def test_ends_are_those_of_scipy(rng):
+    values = rng.gamma(2.0, size=23)
+    for method, few in (("BCa", values), ("percentile", values[:7])):  # percentiles below eight
+        scipys = stats.bootstrap(
+            (few,), np.mean, n_resamples=2000, method=method, rng=np.random.default_rng(3)
+        ).confidence_interval
+        found = mean_interval(few, resamples=2000, seed=3)
+        assert (found.low, found.high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+
+
+def test_drawing_patients_is_drawing_whole_groups(rng):
+    """SciPy's paired bootstrap of the patients' sums and counts."""
+    values, patients = rng.normal(size=30), [f"p{i % 11}" for i in range(30)]
+    sums = [values[i::11].sum() for i in range(11)]
+    counts = [len(values[i::11]) for i in range(11)]
+    scipys = stats.bootstrap(
+        (sums, counts),
+        lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
+        n_resamples=2000,
+        paired=True,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    found = mean_interval(values, groups=patients, resamples=2000)
+    assert (found.low, found.high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+    assert found.mean == pytest.approx(values.mean())
+
+
+def test_copies_of_a_patients_case_add_no_certainty(rng):
+    values = rng.normal(size=12)
+    alone = mean_interval(values, resamples=500)
+    copied = mean_interval(np.repeat(values, 5), groups=np.repeat(range(12), 5), resamples=500)
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high))
+    believed = mean_interval(np.repeat(values, 5), resamples=500)
+    assert believed.high - believed.low < 0.6 * (alone.high - alone.low)
+
+
+def test_cases_of_a_single_patient_have_no_interval():
+    found = mean_interval([0.1, 0.5, 0.9], groups=["p", "p", "p"])
+    assert found.mean == pytest.approx(0.5)
+    assert np.isnan([found.low, found.high]).all()
+    with pytest.raises(ValueError, match="2 groups for 3 values"):
+        mean_interval([0.1, 0.5, 0.9], groups=["p", "q"])
+
+
+def test_batches_change_nothing(rng, monkeypatch):
+    values = rng.normal(size=20)
+    whole = mean_interval(values, resamples=300)
+    monkeypatch.setattr(bootstrap, "_CACHED_NUMBERS", 0)
+    monkeypatch.setattr(bootstrap, "_BATCH_NUMBERS", 20 * 7)
+    batched = mean_interval(values, resamples=300)
+    assert (batched.low, batched.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
+
+
+def test_it_holds_a_skewed_mean_better_than_percentiles_would():
+    """BCa's purpose: coverage on a skewed distribution, exponential with mean 1."""
+    rng = np.random.default_rng(11)
+    held = [
+        (i := mean_interval(rng.exponential(size=40), resamples=500)).low <= 1 <= i.high
+        for _ in range(300)
+    ]
+    assert 0.88 <= np.mean(held) <= 0.98

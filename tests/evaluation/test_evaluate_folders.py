@@ -62,6 +62,7 @@ def test_table_companion_and_summary_lie_side_by_side(folders):
         "metrics.csv",
         "metrics.json",
         "metrics_summary.csv",
+        "metrics_summary.json",
     }
     assert report.summary_out.read_text().splitlines()[0].startswith("label,name,n,n_nan,n_inf")
     assert [(row.name, row.n) for row in report.summary] == [

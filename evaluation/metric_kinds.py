@@ -1,0 +1,79 @@
+"""Which columns of a metrics table are scores, which way is better, and what the best value is."""
+
+import re
+from dataclasses import dataclass, fields
+
+from samtune.evaluation.table import Row, nsd_column
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """How to read a column.
+
+    Attributes:
+        higher_is_better: overlaps; distances and errors are better when lower.
+        perfect: value of full agreement: 1, or 0 for what is better when lower.
+        is_bounded: in [0, 1]; the others can be infinite.
+        is_signed: an error with a sign, of which the magnitude counts.
+    """
+
+    higher_is_better: bool
+    perfect: float
+    is_bounded: bool
+    is_signed: bool = False
+
+    def badness(self, value: float) -> float:
+        """The value turned so that lower is better and signs don't matter."""
+        if self.is_signed:
+            return abs(value)
+        return -value if self.higher_is_better else value
+
+
+_OVERLAP = MetricKind(higher_is_better=True, perfect=1.0, is_bounded=True)
+_DISTANCE = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False)
+_ERROR = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False, is_signed=True)
+_KINDS = (
+    (
+        re.compile(r"dice|iou|cldice|sensitivity|specificity|precision|nsd_[0-9.e+-]+(mm|px)"),
+        _OVERLAP,
+    ),
+    (re.compile(r"(hd\d*|assd|masd|asd)_(mm|px)"), _DISTANCE),
+    (re.compile(r"(rel(ative)?_)?volume_error\w*|rve"), _ERROR),
+)
+
+
+def metric_kind(column: str) -> MetricKind | None:
+    """The kind of a column; None where it is no score: a key, or an amount such as a volume."""
+    return next((kind for pattern, kind in _KINDS if pattern.fullmatch(column)), None)
+
+
+def row_scores(row: Row) -> dict[str, float]:
+    """The scores of a row by column name, those that weren't asked for left out."""
+    unit = length_unit(row)
+    found: dict[str, float | None] = {}
+    for field in fields(row):
+        if field.name == "nsd":
+            found |= {nsd_name(t, unit): value for t, value in row.nsd.items()}
+        else:
+            found[with_unit(field.name, unit)] = getattr(row, field.name)
+    found["volume_error_ml"] = getattr(row, "volume_error_ml", None)
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if value is not None and metric_kind(name) is not None
+    }
+
+
+def length_unit(row: Row) -> str:
+    """Unit of a row's lengths: ``px`` for an image without spacing."""
+    return str(getattr(row, "unit", "mm"))
+
+
+def with_unit(name: str, unit: str) -> str:
+    """A field's column: ``hd95_mm`` is ``hd95_px`` where lengths are in pixels."""
+    return f"{name.removesuffix('_mm')}_{unit}" if name.endswith("_mm") else name
+
+
+def nsd_name(tolerance: float, unit: str) -> str:
+    """Column of Surface Dice at a tolerance."""
+    return nsd_column(tolerance).removesuffix("mm") + unit
