@@ -1,0 +1,100 @@
+"""Tables of the report."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from samtune.evaluation.bootstrap import mean_interval
+from samtune.evaluation.report.markup import Markup, join, tag
+from samtune.evaluation.report.scores import CaseScore, Metric
+
+MAX_CASES = 500  # rows of the table of all values; the file has the others
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """A table that scrolls in its own frame where the screen is narrow; first cells are heads."""
+    lines = [
+        tag("tr", tag("th", line[0], scope="row"), *(tag("td", cell) for cell in line[1:]))
+        for line in rows
+    ]
+    body = tag(
+        "table",
+        tag("caption", caption),
+        tag("thead", tag("tr", *(tag("th", text, scope="col") for text in head))),
+        tag("tbody", *lines),
+    )
+    return tag("div", body, class_="scroll", role="region", aria_label=caption, tabindex=0)
+
+
+def facts_table(caption: str, facts: Mapping[str, str], head: Sequence[str]) -> Markup:
+    """Two columns: name and value."""
+    return table(caption, head, facts.items())
+
+
+def summary_table(
+    scores: Sequence[CaseScore], names: Sequence[str], metrics: Sequence[Metric]
+) -> Markup:
+    """A line a class and metric: mean with its interval, median, extent and what is left out."""
+    lines = []
+    for name in names:
+        for metric in metrics:
+            values = [s.values.get(metric.column, math.nan) for s in scores if s.name == name]
+            lines.append([name, metric.title, *_summary(values, metric)])
+    head = ["class", "metric", "mean", "95 % interval", "median", "lowest", "highest"]
+    head += ["cases", "undefined", "infinite"]
+    return table("Metrics over the cases, by class", head, lines)
+
+
+def _summary(values: Sequence[float], metric: Metric) -> list[str]:
+    known = [value for value in values if not math.isnan(value)]
+    infinite = sum(map(math.isinf, known))
+    counts = [str(len(values)), str(len(values) - len(known)), str(infinite)]
+    if not known:
+        return ["undefined", "", "", "", "", *counts]
+    interval = mean_interval(known)
+    if math.isnan(interval.mean):
+        mean, ends = "infinite", ""
+    else:
+        mean, ends = metric.text(interval.mean), "too few cases"
+        if infinite:
+            mean += " (of the finite)"
+    if not math.isnan(interval.low):
+        ends = f"{metric.text(interval.low)} to {metric.text(interval.high)}"
+    others = (float(np.median(known)), min(known), max(known))
+    return [mean, ends, *map(metric.text, others), *counts]
+
+
+def case_table(scores: Sequence[CaseScore], metrics: Sequence[Metric], file: str) -> Markup:
+    """Every case and class with its values."""
+    volumes = [
+        column
+        for column in dict.fromkeys(c for s in scores for c in s.values)
+        if column in ("volume_ref_ml", "volume_pred_ml")
+    ]
+    cases = list(dict.fromkeys(score.case for score in scores))
+    kept = set(cases[:MAX_CASES])
+    lines = [
+        [
+            score.case,
+            score.name,
+            score.status.replace("_", " "),
+            *(metric.text(score.values.get(metric.column, math.nan)) for metric in metrics),
+            *(_volume(score.values.get(column, math.nan)) for column in volumes),
+        ]
+        for score in scores
+        if score.case in kept
+    ]
+    titles = {"volume_ref_ml": "reference ml", "volume_pred_ml": "prediction ml"}
+    head = ["case", "class", "status", *(metric.title for metric in metrics)]
+    head += [titles[column] for column in volumes]
+    note = (
+        tag("p", f"The first {MAX_CASES} of {len(cases)} cases; {file} has all.")
+        if len(cases) > MAX_CASES
+        else join()
+    )
+    return join(note, table("Values of every case", head, lines))
+
+
+def _volume(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
