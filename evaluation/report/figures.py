@@ -96,9 +96,8 @@ def _points(scores: Sequence[CaseScore], metric: Metric) -> Figure:
         note = [f"{np.isnan(values).sum()} undefined"] if np.isnan(values).any() else []
         note += [f"{np.isinf(values).sum()} infinite"] if np.isinf(values).any() else []
         if note:
-            axes.annotate(
-                ", ".join(note), (1.0, row + 0.35), ("axes fraction", "data"), ha="right", size=8
-            )
+            place = axes.get_yaxis_transform()  # across: share of the axis
+            axes.text(1.0, row + 0.35, ", ".join(note), transform=place, ha="right", size=8)
     axes.set_yticks(range(len(names)), [_plain(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     unit = f" ({metric.unit})" if metric.unit else ""

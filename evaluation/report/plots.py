@@ -39,9 +39,9 @@ class Axis:
 
 
 def nice_step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, of which four to ten go into ``span``."""
+    """1, 2 or 5 times a power of ten, of which three to six go into ``span``."""
     power = 10.0 ** math.floor(math.log10(span))
-    return next(power * f for f in (0.1, 0.2, 0.5, 1.0) if span / (power * f) <= 6)
+    return next(power * f for f in (0.1, 0.2, 0.5, 1.0, 2.0) if span / (power * f) <= 6)
 
 
 def metric_axis(metric: Metric, values: Sequence[float]) -> Axis:
