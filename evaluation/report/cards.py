@@ -124,7 +124,7 @@ def _viewer(score: CaseScore, case: str, region: str, pictures: Mapping[str, Any
         class_="slice",
         viewBox=f"0 0 {width} {height}",
         preserveAspectRatio="none",
-        style=f"aspect-ratio:{ratio};max-width:min(100%,{max(90, round(380 * ratio))}px)",
+        style=f"aspect-ratio:{ratio};max-width:min(100%,{max(90, round(480 * ratio))}px)",
         role="img",
         aria_label=alt,
         data_case=case,

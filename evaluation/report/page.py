@@ -134,7 +134,12 @@ def _summary(facts: RunFacts) -> Markup:
     ]
     if facts.failures:
         parts.append(
-            table("Cases that could not be scored", ["case", "why"], facts.failures.items())
+            table(
+                "Cases that could not be scored",
+                ["case", "why"],
+                facts.failures.items(),
+                numbers=False,
+            )
         )
     if facts.protocol:
         parts.append(
@@ -154,8 +159,8 @@ def _points(facts: RunFacts) -> Markup:
     return join(
         tag(
             "p",
-            "A point is a case. The bar is the 95 % interval of the mean, the tick across it the "
-            "mean. Hollow points: a mask is empty or missing.",
+            "A point is a case. The bar below is the 95 % interval of the mean, the tick across it "
+            "the mean. Hollow points: a mask is empty or missing.",
         ),
         tag(
             "div",

@@ -9,7 +9,7 @@ from samtune.evaluation.bootstrap import mean_interval
 from samtune.evaluation.report.markup import Markup, join, tag
 from samtune.evaluation.report.scores import CaseScore, Metric
 
-ROW, LABEL, AXIS = 72, 20, 28  # pixels: a class, the line of its name, the axis below
+ROW, LABEL, MEAN, AXIS = 88, 20, 80, 28  # pixels: a class, its name, its mean, the axis below
 RADIUS = 5
 MAX_POINTS = 400  # a class and metric; of more cases evenly spaced ones are drawn
 LANE = 1.6  # percent of the width within which points are moved apart
@@ -45,9 +45,14 @@ def nice_step(span: float) -> float:
 
 
 def metric_axis(metric: Metric, values: Sequence[float]) -> Axis:
-    """The axis of a metric: [0, 1], or from 0 to a round number above the largest distance."""
+    """The axis of a metric: from 0 to a round number above the largest distance, or up to 1.
+
+    Points say a value by their place, not by their length, so the axis up to 1 need not begin at
+    0: it begins at the tenth below the smallest value, 0.8 at most.
+    """
     if not metric.is_distance:
-        return Axis(0.0, 1.0)
+        smallest = min((v for v in values if math.isfinite(v)), default=0.0)
+        return Axis(max(0.0, min(0.8, math.floor(smallest * 10) / 10)), 1.0)
     largest = max((v for v in values if math.isfinite(v)), default=0.0) or 1.0
     step = nice_step(largest)
     has_infinite = any(math.isinf(v) for v in values)
@@ -106,10 +111,10 @@ def _class_row(
     undefined = len(scores) - len(known)
     note = f" ({undefined} undefined)" if undefined else ""
     drawn = evenly(known, MAX_POINTS)
-    middle = top + LABEL + (ROW - LABEL) // 2
+    middle = top + LABEL + 28
     marks = [tag("text", f"{name}{note}", x=0, y=top + 14, class_="name")]
     values = [s.values[metric.column] for s in known]
-    marks += _mean_mark(values, metric, axis, middle)
+    marks += _mean_mark(values, metric, axis, top + MEAN)
     lanes: dict[int, int] = {}
     for score in drawn:
         value = score.values[metric.column]
@@ -139,16 +144,16 @@ def _class_row(
     return tag("g", *marks, class_="row")
 
 
-def _mean_mark(values: Sequence[float], metric: Metric, axis: Axis, middle: int) -> list[Markup]:
+def _mean_mark(values: Sequence[float], metric: Metric, axis: Axis, y: int) -> list[Markup]:
     """A bar from end to end of the mean's interval, a tick at the mean."""
     interval = mean_interval(values)
     if not math.isfinite(interval.low):
         return []
     low, high, mean = (axis.place(v) for v in (interval.low, interval.high, interval.mean))
-    text = f"mean {metric.text(interval.mean)}, 95 % interval {metric.text(interval.low)} to "
-    text += metric.text(interval.high)
-    bar = tag("line", x1=f"{low}%", x2=f"{high}%", y1=middle, y2=middle, class_="interval")
-    tick = tag("line", x1=f"{mean}%", x2=f"{mean}%", y1=middle - 22, y2=middle + 22, class_="mean")
+    text = f"mean {metric.text(interval.mean)}, 95 % interval "
+    text += metric.extent(interval.low, interval.high)
+    bar = tag("line", x1=f"{low}%", x2=f"{high}%", y1=y, y2=y, class_="interval")
+    tick = tag("line", x1=f"{mean}%", x2=f"{mean}%", y1=y - 6, y2=y + 6, class_="mean")
     return [tag("g", tag("title", text), bar, tick)]
 
 

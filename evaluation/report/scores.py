@@ -68,6 +68,11 @@ class Metric:
             return "infinite"
         return f"{value:.2f} {self.unit}".strip() if self.is_distance else f"{value:.3f}"
 
+    def extent(self, low: float, high: float) -> str:
+        """Two finite values: ``1.77 to 2.76 mm``."""
+        start = self.text(low).removesuffix(self.unit).rstrip()
+        return f"{start} to {self.text(high)}"
+
 
 def metric_of(column: str) -> Metric | None:
     """What a column holds; None for one that isn't plotted, such as a volume."""

@@ -12,8 +12,17 @@ from samtune.evaluation.report.scores import CaseScore, Metric
 MAX_CASES = 500  # rows of the table of all values; the file has the others
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """A table that scrolls in its own frame where the screen is narrow; first cells are heads."""
+def table(
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+) -> Markup:
+    """A table that scrolls in its own frame where the screen is narrow; first cells are heads.
+
+    Args:
+        caption: above the table.
+        head: of the columns.
+        rows: text of the cells.
+        numbers: cells stay on one line and the first column stays in sight.
+    """
     lines = [
         tag("tr", tag("th", line[0], scope="row"), *(tag("td", cell) for cell in line[1:]))
         for line in rows
@@ -23,13 +32,14 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> M
         tag("caption", caption),
         tag("thead", tag("tr", *(tag("th", text, scope="col") for text in head))),
         tag("tbody", *lines),
+        class_="numbers-table" if numbers else None,
     )
     return tag("div", body, class_="scroll", role="region", aria_label=caption, tabindex=0)
 
 
 def facts_table(caption: str, facts: Mapping[str, str], head: Sequence[str]) -> Markup:
     """Two columns: name and value."""
-    return table(caption, head, facts.items())
+    return table(caption, head, facts.items(), numbers=False)
 
 
 def summary_table(
@@ -60,7 +70,7 @@ def _summary(values: Sequence[float], metric: Metric) -> list[str]:
         if infinite:
             mean += " (of the finite)"
     if not math.isnan(interval.low):
-        ends = f"{metric.text(interval.low)} to {metric.text(interval.high)}"
+        ends = metric.extent(interval.low, interval.high)
     others = (float(np.median(known)), min(known), max(known))
     return [mean, ends, *map(metric.text, others), *counts]
 

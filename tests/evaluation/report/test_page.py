@@ -23,50 +23,7 @@ from samtune.evaluation.report.plots import Axis, evenly, metric_axis
 from samtune.evaluation.report.scores import metric_of, pick_cases
 
 NASTY = "</script><img src=x onerror=alert(1)>\"'&"
-HEADER = "case,label,name,status,dice,iou,nsd_1mm,hd95_mm,volume_ref_ml,volume_pred_ml\n"
 VOID = {"meta", "input", "br", "hr", "img", "link"}
-
-
-def scores_of(*lines: str, header: str = HEADER):
-    return parse_scores(header + "".join(f"{line}\n" for line in lines), "metrics_test.csv")
-
-
-def volume(slices: int = 5, *, prediction: bool = True) -> CaseVolume:
-    """Slices 12 high and 20 wide; class 1 is largest in slice 2, class 2 only in slice 3."""
-    label = np.zeros((slices, 12, 20), np.uint8)
-    for index, size in ((1, 2), (2, 5), (3, 3)):
-        if index < slices:
-            label[index, 2 : 2 + size, 3 : 3 + size] = 1
-    if slices > 3:
-        label[3, 8:10, 12:15] = 2
-    image = np.random.default_rng(0).integers(0, 255, label.shape, np.uint8)
-    pred = np.roll(label, 1, 2) if prediction else None
-    return CaseVolume(image, label, pred, (1.0, 2.0))
-
-
-@pytest.fixture
-def facts() -> RunFacts:
-    lines = [
-        f"case_{i},{label},{name},ok,{0.5 + 0.01 * i + 0.1 * int(label)},0.5,0.7,{3 - 0.1 * i},1,1"
-        for i in range(10)
-        for label, name in (("1", "front"), ("2", "back"))
-    ]
-    return RunFacts(
-        name="lora",
-        scores=scores_of(*lines),
-        overview={"backbone": "lite_medsam"},
-        curve={
-            "epoch": [1.0, 2.0],
-            "train_loss": [1.5, 0.5],
-            "val_dice": [math.nan, 0.75],
-            "val_dice_front": [math.nan, 0.8],
-        },
-        parameters={"trainable": 1000, "total": 4000},
-        settings={"peft.rank": "8"},
-        versions={"torch": "2.15.0"},
-        protocol={"adapter": "best"},
-        load_case=lambda case: volume(),
-    )
 
 
 class Page(HTMLParser):
@@ -182,7 +139,7 @@ def test_summary_has_mean_interval_and_counts(facts: RunFacts):
     assert cells[at + 1 : at + 7] == ["0.645", "0.600", "0.690", "10", "0", "0"]
 
 
-def test_infinite_and_undefined_values_are_counted_not_averaged():
+def test_infinite_and_undefined_values_are_counted_not_averaged(scores_of):
     scores = scores_of(
         "a,1,x,ok,0.8,0.7,0.9,2.0,1,1",
         "b,1,x,pred_empty,0.0,0.0,0.0,inf,1,0",
@@ -202,7 +159,7 @@ def test_what_the_run_lacks_is_said():
     assert "There are no pictures of cases." in parsed.said("p")
 
 
-def test_names_from_the_data_stay_text(facts: RunFacts):
+def test_names_from_the_data_stay_text(facts: RunFacts, scores_of):
     quoted = NASTY.replace('"', '""')
     scores = scores_of(*(f'"{quoted}{i}",1,"{quoted}",ok,0.{i},0.5,0.7,3,1,1' for i in range(1, 4)))
     nasty = {NASTY: NASTY}
@@ -229,7 +186,7 @@ def test_names_from_the_data_stay_text(facts: RunFacts):
     assert text.count("</script>") == 2
 
 
-def test_a_picture_that_cannot_be_read_is_said(facts: RunFacts):
+def test_a_picture_that_cannot_be_read_is_said(facts: RunFacts, volume):
     def load(case: str) -> CaseVolume:
         if case == "case_0":
             raise ValueError("prediction is on another grid")
@@ -240,7 +197,7 @@ def test_a_picture_that_cannot_be_read_is_said(facts: RunFacts):
     assert len(parsed.all("svg", class_="slice")) == 14
 
 
-def test_slice_alone_has_no_slider(facts: RunFacts):
+def test_slice_alone_has_no_slider(facts: RunFacts, volume):
     parsed = Page(page.render(dataclasses.replace(facts, load_case=lambda case: volume(1))))
     assert parsed.all("input", type="range") == []
     assert len(parsed.all("svg", class_="slice")) == 16
@@ -258,7 +215,7 @@ def test_same_facts_give_the_same_bytes(facts: RunFacts):
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def test_worst_and_best_cases_by_hand():
+def test_worst_and_best_cases_by_hand(scores_of):
     dice = {"a": 0.9, "b": 0.1, "c": 0.5, "d": 0.7, "e": 0.3, "f": 0.95, "g": 0.2, "h": 0.8}
     lines = [f"{case},1,x,ok,{value},0,0,1,1,1" for case, value in dice.items()]
     lines += ["i,1,x,both_empty,nan,nan,nan,nan,0,0", "a,2,y,ok,0.0,0,0,1,1,1"]
@@ -267,14 +224,14 @@ def test_worst_and_best_cases_by_hand():
     assert [score.case for score in best] == ["f", "a", "h"]
 
 
-def test_few_cases_are_in_one_list_each_and_ties_go_by_hd95():
+def test_few_cases_are_in_one_list_each_and_ties_go_by_hd95(scores_of):
     lines = ["a,1,x,ok,0.5,0,0,2,1,1", "b,1,x,ok,0.5,0,0,9,1,1", "c,1,x,pred_empty,0,0,0,inf,1,0"]
     worst, best = pick_cases(scores_of(*lines), "x", worst=2)
     assert [score.case for score in worst] == ["c", "b"]
     assert [score.case for score in best] == ["a"]
 
 
-def test_columns_that_came_later_are_read_and_plotted():
+def test_columns_that_came_later_are_read_and_plotted(scores_of):
     header = "case,label,name,status,protocol,dice,hd95_px,nsd_1.5mm,assd_mm,volume_error_ml,new\n"
     scores = scores_of("a,1+3,x,ok,oracle_box,0.5,2.5,,1,-0.5,7", header=header)
     assert scores[0].class_values == (1, 3)
@@ -288,6 +245,8 @@ def test_columns_that_came_later_are_read_and_plotted():
         ("Surface Dice at 1.5 mm", "", False),
         ("Average symmetric surface distance", "mm", True),
     ]
+    assert found[1].extent(1.0, 2.0) == "1.00 to 2.00 px"
+    assert found[0].extent(0.5, 0.75) == "0.500 to 0.750"
     assert metric_of("volume_error_ml") is None
     assert metric_of("new") is None
 
@@ -297,8 +256,8 @@ def test_columns_that_came_later_are_read_and_plotted():
     [
         ("case,label,name\n", "'status' is missing"),
         ("", r"found columns \(none\)"),
-        (HEADER + "a,1,x,ok\n", "line 2: 4 fields, expected 10"),
-        (HEADER + "a,one,x,ok,1,1,1,1,1,1\n", "line 2: label 'one'"),
+        ("case,label,name,status,dice\na,1,x,ok\n", "line 2: 4 fields, expected 5"),
+        ("case,label,name,status,dice\na,one,x,ok,1\n", "line 2: label 'one'"),
     ],
 )
 def test_damaged_table_is_named(text: str, message: str):
@@ -312,6 +271,9 @@ def test_damaged_table_is_named(text: str, message: str):
 def test_axes_place_values():
     assert Axis(0.0, 1.0).place(0.25) == 25.0
     assert Axis(0.0, 1.0).ticks() == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert metric_axis(metric_of("dice"), [0.63, 0.9, math.nan]) == Axis(0.6, 1.0)
+    assert metric_axis(metric_of("dice"), [0.97]).low == 0.8
+    assert metric_axis(metric_of("dice"), [0.0, 0.97]).low == 0.0
     axis = metric_axis(metric_of("hd95_mm"), [1.0, 7.3, math.inf, math.nan])
     assert axis.high == 8.0
     assert axis.place(8.0) == 88.0
@@ -330,7 +292,7 @@ def test_ticks_are_few_and_round(span: float):
     assert f"{ticks[1]:.0e}"[0] in "125"
 
 
-def test_many_cases_are_thinned_evenly_with_both_ends():
+def test_many_cases_are_thinned_evenly_with_both_ends(scores_of):
     scores = scores_of(*(f"c{i:04d},1,x,ok,0.5,0,0,1,1,1" for i in range(1000)))
     kept = evenly(scores, 10)
     assert [s.case for s in kept] == [f"c{i:04d}" for i in range(0, 1000, 111)]
@@ -375,7 +337,7 @@ def test_outline_of_a_rectangle_a_hole_and_a_touching_corner():
     assert mask_loops(np.zeros((2, 2), bool)) == []
 
 
-def test_pictures_hold_the_slices_with_something_in_them():
+def test_pictures_hold_the_slices_with_something_in_them(volume):
     wide = volume(20)
     shown = case_pictures(wide, {"r0": [1], "r1": [2], "r2": [1, 2]}, budget=10**6)
     assert shown["slices"] == [0, 1, 2, 3, 4, 5]
@@ -391,7 +353,7 @@ def test_pictures_hold_the_slices_with_something_in_them():
         assert (filled(outline["pred"][position], (12, 20)) == (wide.prediction[index] > 0)).all()
 
 
-def test_pictures_without_prediction_or_label():
+def test_pictures_without_prediction_or_label(volume):
     shown = case_pictures(volume(prediction=False), {"r0": [1]}, budget=10**6)
     assert shown["outlines"]["r0"]["pred"] is None
     bare = CaseVolume(volume().image, None, None)
