@@ -81,7 +81,7 @@ def _controls() -> Markup:
     legend = tag("legend", "Outlines")
     return join(
         tag("fieldset", legend, *boxes, class_="controls"),
-        tag("noscript", tag("p", "The pictures need JavaScript; tables and plots do not.")),
+        tag("p", "The pictures need JavaScript; tables and plots do not.", class_="no-script"),
     )
 
 

@@ -2,6 +2,7 @@
 // Slice viewers, keyboard ways through the plots, and what a point says when it is pointed at.
 (() => {
   const cases = JSON.parse(document.getElementById("data").textContent);
+  for (const note of document.querySelectorAll(".no-script")) note.remove();
 
   const show = (svg, position) => {
     const data = cases[svg.dataset.case];
