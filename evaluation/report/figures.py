@@ -11,12 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from samtune.atomic import whole_file
-from samtune.evaluation.bootstrap import mean_interval
 from samtune.evaluation.report.facts import CaseVolume, RunFacts
 from samtune.evaluation.report.outlines import mask_loops
 from samtune.evaluation.report.scores import (
     CaseScore,
     Metric,
+    interval_of,
     pick_cases,
     plotted_metrics,
     region_names,
@@ -89,7 +89,7 @@ def _points(scores: Sequence[CaseScore], metric: Metric) -> Figure:
         # a fixed pattern above and below the line keeps equal values apart
         offsets = 0.08 * (np.arange(len(shown)) % 5 - 2)
         axes.plot(shown, row + offsets, "o", color=POINT, alpha=0.6, markersize=4, linewidth=0)
-        interval = mean_interval(values)
+        interval = interval_of(tuple(values[~np.isnan(values)].tolist()))
         if math.isfinite(interval.low):
             axes.plot([interval.low, interval.high], [row, row], color=MEAN, linewidth=2.5)
             axes.plot([interval.mean], [row], "|", color=MEAN, markersize=14, markeredgewidth=2)

@@ -11,11 +11,12 @@ from samtune.atomic import write_atomically
 from samtune.evaluation.report.cards import case_ids, picture_section
 from samtune.evaluation.report.facts import RunFacts
 from samtune.evaluation.report.markup import Markup, join, tag
-from samtune.evaluation.report.plots import line_plot, point_plot
+from samtune.evaluation.report.plots import MAX_POINTS, line_plot, point_plot
 from samtune.evaluation.report.scores import plotted_metrics, region_names
 from samtune.evaluation.report.tables import case_table, facts_table, summary_table, table
 
 MAX_BYTES = 20_000_000
+PAGE_POINTS = 12_000  # of all plots together; a point takes some 300 bytes
 # Whatever a name from the data might smuggle in, the browser fetches nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -156,6 +157,7 @@ def _points(facts: RunFacts) -> Markup:
         return join()
     names, metrics = region_names(facts.scores), plotted_metrics(facts.scores)
     ids = case_ids(facts.scores)
+    most = max(20, min(MAX_POINTS, PAGE_POINTS // (len(names) * len(metrics) or 1)))
     return join(
         tag(
             "p",
@@ -164,7 +166,7 @@ def _points(facts: RunFacts) -> Markup:
         ),
         tag(
             "div",
-            *(point_plot(facts.scores, names, metric, ids) for metric in metrics),
+            *(point_plot(facts.scores, names, metric, ids, most=most) for metric in metrics),
             class_="plots",
         ),
         _folded(

@@ -15,6 +15,7 @@ from samtune.evaluation.report.outlines import mask_loops, svg_path
 MARGIN = 2  # slices shown on either side of those with something in them
 # From lossless to coarse: file format, its quality, and the factor by which a slice is reduced.
 LEVELS = (("PNG", 0, 1), ("JPEG", 90, 1), ("JPEG", 75, 1), ("JPEG", 75, 2), ("JPEG", 60, 4))
+SURE = 2.0  # a middle slice times their number is not further than this from the sum
 
 
 def case_pictures(
@@ -115,6 +116,10 @@ def _paths(
 def _images(volume: CaseVolume, shown: Sequence[int], budget: int) -> list[str] | None:
     """The slices at the best level that fits; None if none does."""
     for level in LEVELS:
+        middle = shown[len(shown) // 2 :][:1]
+        guess = len(_encoded(volume, middle, level)[0]) * len(shown)
+        if guess > SURE * budget:
+            continue  # the whole stack takes seconds: not only to see that it is too large
         images = _encoded(volume, shown, level)
         if sum(map(len, images)) <= budget:
             return images
@@ -130,7 +135,7 @@ def _encoded(volume: CaseVolume, shown: Sequence[int], level: tuple[str, int, in
             picture = picture.reduce(factor)
         file = io.BytesIO()
         if kind == "PNG":
-            picture.save(file, format=kind, optimize=True)
+            picture.save(file, format=kind)
         else:
             picture.save(file, format=kind, quality=quality)
         data = base64.b64encode(file.getvalue()).decode("ascii")

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from samtune.evaluation.bootstrap import mean_interval
 from samtune.evaluation.report.markup import Markup, join, tag
-from samtune.evaluation.report.scores import CaseScore, Metric
+from samtune.evaluation.report.scores import CaseScore, Metric, interval_of
 
 ROW, LABEL, MEAN, AXIS = 88, 20, 80, 28  # pixels: a class, its name, its mean, the axis below
 RADIUS = 5
-MAX_POINTS = 400  # a class and metric; of more cases evenly spaced ones are drawn
+MAX_POINTS = 400  # a row; of more cases evenly spaced ones are drawn
 LANE = 1.6  # percent of the width within which points are moved apart
 INFINITE = 100.0  # percent: infinite distances stand at the right edge
 
@@ -60,7 +59,12 @@ def metric_axis(metric: Metric, values: Sequence[float]) -> Axis:
 
 
 def point_plot(
-    scores: Sequence[CaseScore], names: Sequence[str], metric: Metric, case_ids: Mapping[str, str]
+    scores: Sequence[CaseScore],
+    names: Sequence[str],
+    metric: Metric,
+    case_ids: Mapping[str, str],
+    *,
+    most: int = MAX_POINTS,
 ) -> Markup:
     """Every case's point by class, with median and the interval of the mean.
 
@@ -69,13 +73,14 @@ def point_plot(
         names: classes, a row each.
         metric: what is plotted.
         case_ids: case to its key in the page, by which the same case is found in other plots.
+        most: points of a row; of more cases evenly spaced ones are drawn, and the row says so.
     """
     column = metric.column
     axis = metric_axis(metric, [s.values.get(column, math.nan) for s in scores])
     rows = []
     for number, name in enumerate(names):
         of_class = [s for s in scores if s.name == name]
-        rows.append(_class_row(of_class, name, metric, axis, number * ROW, case_ids))
+        rows.append(_class_row(of_class, name, metric, axis, number * ROW, case_ids, most))
     height = len(names) * ROW
     infinite = axis.end < 100.0
     svg = tag(
@@ -105,12 +110,15 @@ def _class_row(
     axis: Axis,
     top: int,
     case_ids: Mapping[str, str],
+    most: int,
 ) -> Markup:
     known = [s for s in scores if not math.isnan(s.values.get(metric.column, math.nan))]
     known.sort(key=lambda s: (s.values[metric.column], s.case))
     undefined = len(scores) - len(known)
-    note = f" ({undefined} undefined)" if undefined else ""
-    drawn = evenly(known, MAX_POINTS)
+    drawn = evenly(known, most)
+    notes = [f"{undefined} undefined"] if undefined else []
+    notes += [f"{len(drawn)} of {len(known)} drawn"] if len(drawn) < len(known) else []
+    note = f" ({', '.join(notes)})" if notes else ""
     middle = top + LABEL + 28
     marks = [tag("text", f"{name}{note}", x=0, y=top + 14, class_="name")]
     values = [s.values[metric.column] for s in known]
@@ -146,7 +154,7 @@ def _class_row(
 
 def _mean_mark(values: Sequence[float], metric: Metric, axis: Axis, y: int) -> list[Markup]:
     """A bar from end to end of the mean's interval, a tick at the mean."""
-    interval = mean_interval(values)
+    interval = interval_of(tuple(values))
     if not math.isfinite(interval.low):
         return []
     low, high, mean = (axis.place(v) for v in (interval.low, interval.high, interval.mean))

@@ -6,7 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+from samtune.evaluation.bootstrap import Interval, mean_interval
 
 KEYS = ("case", "label", "name", "status")
 _TITLES = {
@@ -144,6 +147,12 @@ def plotted_metrics(scores: Sequence[CaseScore]) -> list[Metric]:
         if (metric := metric_of(column)) is not None
         and not all(math.isnan(score.values.get(column, math.nan)) for score in scores)
     ]
+
+
+@lru_cache(maxsize=4096)
+def interval_of(values: tuple[float, ...]) -> Interval:
+    """The interval of a mean, found once for table, plot and figure."""
+    return mean_interval(values)
 
 
 def pick_cases(

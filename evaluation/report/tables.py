@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from samtune.evaluation.bootstrap import mean_interval
 from samtune.evaluation.report.markup import Markup, join, tag
-from samtune.evaluation.report.scores import CaseScore, Metric
+from samtune.evaluation.report.scores import CaseScore, Metric, interval_of, region_names
 
-MAX_CASES = 500  # rows of the table of all values; the file has the others
+MAX_ROWS = 6000  # of the table of all values; the file has the others
 
 
 def table(
@@ -62,7 +61,7 @@ def _summary(values: Sequence[float], metric: Metric) -> list[str]:
     counts = [str(len(values)), str(len(values) - len(known)), str(infinite)]
     if not known:
         return ["undefined", "", "", "", "", *counts]
-    interval = mean_interval(known)
+    interval = interval_of(tuple(known))
     if math.isnan(interval.mean):
         mean, ends = "infinite", ""
     else:
@@ -83,7 +82,8 @@ def case_table(scores: Sequence[CaseScore], metrics: Sequence[Metric], file: str
         if column in ("volume_ref_ml", "volume_pred_ml")
     ]
     cases = list(dict.fromkeys(score.case for score in scores))
-    kept = set(cases[:MAX_CASES])
+    most = max(1, MAX_ROWS // len(region_names(scores)))
+    kept = set(cases[:most])
     lines = [
         [
             score.case,
@@ -99,8 +99,8 @@ def case_table(scores: Sequence[CaseScore], metrics: Sequence[Metric], file: str
     head = ["case", "class", "status", *(metric.title for metric in metrics)]
     head += [titles[column] for column in volumes]
     note = (
-        tag("p", f"The first {MAX_CASES} of {len(cases)} cases; {file} has all.")
-        if len(cases) > MAX_CASES
+        tag("p", f"The first {most} of {len(cases)} cases; {file} has all.")
+        if len(cases) > most
         else join()
     )
     return join(note, table("Values of every case", head, lines))

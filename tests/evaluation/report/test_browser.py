@@ -242,4 +242,4 @@ def test_without_javascript_numbers_are_there(show: Callable[..., Any], facts: R
     page = show(facts, java_script_enabled=False)
     assert page.get_by_text("The pictures need JavaScript").is_visible()
     assert page.locator("#summary table").first.is_visible()
-    assert page.locator(".dot").count() == 4 * 20 + 3
+    assert page.locator(".dot").count() == 4 * 20 + 2 + 1 + 1  # and the curves

@@ -385,6 +385,20 @@ def test_large_run_stays_below_the_limit(facts: RunFacts, monkeypatch: pytest.Mo
     )
 
 
+def test_many_cases_are_said_to_be_left_out(facts: RunFacts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(page, "MAX_POINTS", 20)
+    monkeypatch.setattr("samtune.evaluation.report.tables.MAX_ROWS", 60)
+    many = [
+        dataclasses.replace(score, case=f"{score.case}_{copy}")
+        for score in facts.scores
+        for copy in range(10)
+    ]
+    parsed = Page(page.render(dataclasses.replace(facts, scores=many, load_case=None)))
+    assert parsed.said("text").count("front (20 of 100 drawn)") == 4
+    assert len(parsed.all("circle")) == 4 * 2 * 20 + 4
+    assert "The first 30 of 100 cases; metrics_test.csv has all." in parsed.said("p")
+
+
 def test_page_that_is_too_large_is_refused(
     facts: RunFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
