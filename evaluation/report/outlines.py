@@ -21,7 +21,11 @@ def mask_loops(mask: npt.NDArray[np.bool_]) -> list[Loop]:
         Corners ``(x, y)`` in pixel edges, 0 to w and 0 to h, one each where the outline turns;
         pixels that touch at a corner alone have outlines of their own.
     """
-    padded = np.pad(mask, 1)
+    used = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(used[0]):
+        return []
+    top, left = int(used[0][0]), int(used[1][0])
+    padded = np.pad(mask[top : used[0][-1] + 1, left : used[1][-1] + 1], 1)
     inner = padded[1:-1, 1:-1]
     outgoing: dict[tuple[int, int], list[int]] = {}
     # An edge has its pixel on the right of its direction: the top edge runs right, and so on.
@@ -34,7 +38,7 @@ def mask_loops(mask: npt.NDArray[np.bool_]) -> list[Loop]:
     for direction, (neighbour, (dx, dy)) in enumerate(sides):
         rows, columns = np.nonzero(inner & ~neighbour)
         for y, x in zip(rows.tolist(), columns.tolist(), strict=True):
-            outgoing.setdefault((x + dx, y + dy), []).append(direction)
+            outgoing.setdefault((x + left + dx, y + top + dy), []).append(direction)
     loops = []
     while outgoing:
         start = min(outgoing, key=lambda point: (point[1], point[0]))
