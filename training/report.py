@@ -19,9 +19,11 @@ from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest, load_manifes
 from samtune.preprocessing.slice_file import read_slice_file
 from samtune.preprocessing.slicing import slice_spacing, volume_to_slices
 from samtune.preprocessing.volumes import case_id, read_label, volume_suffix
+from samtune.training.case_stream import image_volume, reference_volume
 from samtune.training.run_folder import RUN_FILE, load_run
 
 CURVE_FILE = "curve.csv"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def run_facts(
@@ -101,29 +103,40 @@ class CasePictures:
         return self._cached(case)
 
     def _read(self, case: str) -> CaseVolume:
-        records = self.manifest.select(case=case)
-        stacks = {record.file: read_slice_file(self.manifest.path(record)) for record in records}
-        images = [stacks[record.file][0][record.position] for record in records]
-        labels = [
-            gts[record.position]
-            for record in records
-            if (gts := stacks[record.file][1]) is not None
-        ]
-        geometry = self.manifest.cases[case].geometry
-        prediction = None
+        geometry = self.manifest.cases[case].geometry if case in self.manifest.cases else None
+        if geometry is None:
+            msg = f"'{self.manifest.root}' has no case '{case}'"
+            raise ValueError(msg)
+        picture = Path(self.manifest.cases[case].image_name).suffix.lower() in PICTURE_SUFFIXES
+        labelled = all(record.labels is not None for record in self.manifest.select(case=case))
+        reference = prediction = None
+        if labelled:
+            reference = volume_to_slices(reference_volume(self.manifest, case), geometry)
         if case in self.predictions:
             prediction = volume_to_slices(read_label(self.predictions[case]).array, geometry)
-        height_mm, width_mm = slice_spacing(geometry)
+        first_mm, second_mm = slice_spacing(geometry)
         return CaseVolume(
-            image=_stand(_eight_bits(np.stack(images))),
-            reference=_stand(np.stack(labels)) if len(labels) == len(images) else None,
-            prediction=None if prediction is None else _stand(prediction),
-            pixel_mm=(width_mm, height_mm),  # upright: rows run along the slice's second axis
+            image=_stand(_eight_bits(self._images(case)), picture),
+            reference=None if reference is None else _stand(reference, picture),
+            prediction=None if prediction is None else _stand(prediction, picture),
+            # upright: rows run along the slice's second axis
+            pixel_mm=(first_mm, second_mm) if picture else (second_mm, first_mm),
         )
 
+    def _images(self, case: str) -> npt.NDArray[Any]:
+        """Slices ``n h w`` on the case's own grid, or ``n h w 3`` as they are stored."""
+        records = self.manifest.select(case=case)
+        if read_slice_file(self.manifest.path(records[0]))[0].ndim == 3:
+            return volume_to_slices(
+                image_volume(self.manifest, case), self.manifest.cases[case].geometry
+            )
+        images = [read_slice_file(self.manifest.path(r))[0][r.position] for r in records]
+        return np.stack(images)
 
-def _stand(slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.stack([upright(each) for each in slices])
+
+def _stand(slices: npt.NDArray[Any], picture: bool) -> npt.NDArray[Any]:
+    """Slices of RAS axes upright; rows and columns of a picture as they are."""
+    return slices if picture else np.stack([upright(each) for each in slices])
 
 
 def _eight_bits(images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

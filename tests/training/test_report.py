@@ -1,5 +1,6 @@
 """The facts of a run folder: what is read, what is missing, and that pictures stand upright."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from samtune.evaluation import MetricsCsv, regions_from_config, score_case
 from samtune.evaluation.report import page
 from samtune.preprocessing.manifest import MANIFEST_NAME, load_manifest
+from samtune.preprocessing.slice_file import read_slice_file, write_slice_file
 from samtune.preprocessing.volumes import read_volume, write_label
 from samtune.training.case_stream import reference_volume
 from samtune.training.case_writers import grid_of
@@ -100,6 +102,50 @@ def test_pictures_stand_upright(made_run: Path, tiny_volumes: Path, tiny_slices:
     bright = np.asarray(image.dataobj)[:, ::-1, 1].T > 130
     assert bright.any()
     assert pictures.image[1][bright].min() > pictures.image[1][~bright].max()
+
+
+def test_rows_and_columns_of_a_picture_stay(made_run: Path):
+    load = run_facts(made_run).load_case
+    case = run_facts(made_run).scores[0].case
+    before = load(case)
+    record = load.manifest.cases[case]
+    load.manifest.cases[case] = dataclasses.replace(record, image_name="case.png")
+    load._cached.cache_clear()
+    after = load(case)
+    assert (after.image == before.image[:, ::-1].swapaxes(1, 2)).all()
+    assert (after.reference == before.reference[:, ::-1].swapaxes(1, 2)).all()
+    assert after.pixel_mm == before.pixel_mm[::-1]
+
+
+def test_colour_and_16_bits(tmp_path: Path, made_run: Path, tiny_slices: Path):
+    facts = run_facts(made_run)
+    case = facts.scores[0].case
+    grey = facts.load_case(case).image
+    root = tmp_path / "copy"
+    shutil.copytree(tiny_slices, root)
+    manifest = load_manifest(root)
+    for record in manifest.select(case=case):
+        images, labels = read_slice_file(manifest.path(record))
+        write_slice_file(manifest.path(record), np.stack([images] * 3, axis=-1), labels)
+    coloured = run_facts(made_run, slices=root).load_case(case).image
+    assert coloured.shape == (*grey.shape, 3)
+    assert (coloured[..., 1] == grey).all()
+    for record in manifest.select(case=case):
+        images, labels = read_slice_file(manifest.path(record))
+        deep = images[..., 0].astype(np.uint16) * 100 + 7
+        write_slice_file(manifest.path(record), deep, labels)
+    stretched = run_facts(made_run, slices=root).load_case(case).image
+    assert stretched.dtype == np.uint8
+    assert stretched.min() == 0
+    assert stretched.max() == 255
+    low, high = int(grey.min()), int(grey.max())
+    expected = np.round((grey.astype(float) - low) * 255 / (high - low))
+    assert np.abs(stretched - expected).max() <= 1
+
+
+def test_case_that_the_slices_lack(made_run: Path):
+    with pytest.raises(ValueError, match="has no case 'other'"):
+        run_facts(made_run).load_case("other")
 
 
 def test_run_without_metrics(made_run: Path):
