@@ -18,6 +18,7 @@ _TITLES = {
     "nsd": "Surface Dice",
     "cldice": "clDice",
     "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
     "precision": "Precision",
     "hd95": "HD95",
     "assd": "Average symmetric surface distance",

@@ -8,6 +8,11 @@ import numpy as np
 from samtune.evaluation.report.markup import Markup, join, tag
 from samtune.evaluation.report.scores import CaseScore, Metric, interval_of, region_names
 
+VOLUMES = {
+    "volume_ref_ml": "reference ml",
+    "volume_pred_ml": "prediction ml",
+    "volume_error_ml": "error ml",
+}
 MAX_ROWS = 6000  # of the table of all values; the file has the others
 
 
@@ -76,11 +81,8 @@ def _summary(values: Sequence[float], metric: Metric) -> list[str]:
 
 def case_table(scores: Sequence[CaseScore], metrics: Sequence[Metric], file: str) -> Markup:
     """Every case and class with its values."""
-    volumes = [
-        column
-        for column in dict.fromkeys(c for s in scores for c in s.values)
-        if column in ("volume_ref_ml", "volume_pred_ml")
-    ]
+    columns = {column for score in scores for column in score.values}
+    volumes = [column for column in VOLUMES if column in columns]
     cases = list(dict.fromkeys(score.case for score in scores))
     most = max(1, MAX_ROWS // len(region_names(scores)))
     kept = set(cases[:most])
@@ -95,9 +97,8 @@ def case_table(scores: Sequence[CaseScore], metrics: Sequence[Metric], file: str
         for score in scores
         if score.case in kept
     ]
-    titles = {"volume_ref_ml": "reference ml", "volume_pred_ml": "prediction ml"}
     head = ["case", "class", "status", *(metric.title for metric in metrics)]
-    head += [titles[column] for column in volumes]
+    head += [VOLUMES[column] for column in volumes]
     note = (
         tag("p", f"The first {most} of {len(cases)} cases; {file} has all.")
         if len(cases) > most

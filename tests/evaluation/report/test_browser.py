@@ -237,6 +237,20 @@ def test_names_from_the_data_run_nothing(
     assert page.locator(".readout").first.text_content() == f"{nasty}, {nasty}: Dice 0.500"
 
 
+def test_long_names_fit_on_a_phone(
+    show: Callable[..., Any], facts: RunFacts, scores_of: Callable[..., list[CaseScore]]
+):
+    case, name = "patient_" * 20, "left_ventricle_" * 10
+    scores = scores_of(*(f"{case}{i},1,{name},ok,0.5,0.5,0.7,3,1,1" for i in range(3)))
+    settings = {"checkpoint": "/weights" * 40}
+    page = show(
+        dataclasses.replace(facts, scores=scores, name=case, settings=settings, missing=[case]),
+        width=PHONE,
+    )
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE
+
+
 def test_without_javascript_numbers_are_there(show: Callable[..., Any], facts: RunFacts):
     assert show(facts).get_by_text("The pictures need JavaScript").count() == 0
     page = show(facts, java_script_enabled=False)
