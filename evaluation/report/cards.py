@@ -134,6 +134,8 @@ def _viewer(score: CaseScore, case: str, region: str, pictures: Mapping[str, Any
     parts = [tag("div", svg, class_="stage")]
     if not has_prediction:
         parts.append(tag("p", "There is no prediction of this case."))
+    if pictures["note"]:
+        parts.append(tag("p", pictures["note"], class_="note"))
     text = f"slice {shown[start] + 1} of {total}"
     if len(shown) > 1:
         slider = tag(

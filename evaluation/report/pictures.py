@@ -36,10 +36,12 @@ def case_pictures(
         ``width`` and ``height`` in pixels, ``ratio`` width / height in mm, ``total`` slices of the
         case, ``slices``: index of each one shown, ``images``: data URIs, ``outlines``: region key
         to ``ref`` and ``pred``, a path a slice (``pred`` is null without prediction), ``start``:
-        region key to the position where the region is largest.
+        region key to the position where the region is largest, ``note``: what the budget cost, or
+        nothing.
     """
     values = sorted({value for labels in regions.values() for value in labels})
     shown = _range(volume, values)
+    step = 1
     while True:
         outlines = {
             key: {
@@ -54,12 +56,11 @@ def case_pictures(
             for paths in pair.values()
             for path in paths or ()
         )
-        images = _images(volume, shown, left)
-        if images is not None or len(shown) == 1:
+        best = _best_level(volume, shown, left)
+        if best is not None or len(shown) == 1:
             break
-        shown = _thinned(volume, shown, values)
-    if images is None:
-        images = _encoded(volume, shown, LEVELS[-1])
+        shown, step = _thinned(volume, shown, values), 2 * step
+    level, images = best or (LEVELS[-1], _encoded(volume, shown, LEVELS[-1]))
     height, width = volume.image.shape[1:3]
     pixel_height, pixel_width = volume.pixel_mm
     return {
@@ -71,7 +72,18 @@ def case_pictures(
         "images": images,
         "outlines": outlines,
         "start": {key: _largest(volume, shown, labels) for key, labels in regions.items()},
+        "note": _note(level, step),
     }
+
+
+def _note(level: tuple[str, int, int], step: int) -> str:
+    kind, _, factor = level
+    parts = [f"one slice of {step}"] if step > 1 else []
+    if kind == "JPEG":
+        parts.append("image compressed with loss")
+    if factor > 1:
+        parts.append(f"image reduced {factor} times")
+    return f"To keep this page small: {', '.join(parts)}." if parts else ""
 
 
 def _areas(volume: CaseVolume, values: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -113,16 +125,18 @@ def _paths(
     return [svg_path(mask_loops(np.isin(label[index], values))) for index in shown]
 
 
-def _images(volume: CaseVolume, shown: Sequence[int], budget: int) -> list[str] | None:
-    """The slices at the best level that fits; None if none does."""
+def _best_level(
+    volume: CaseVolume, shown: Sequence[int], budget: int
+) -> tuple[tuple[str, int, int], list[str]] | None:
+    """The best level at which the slices fit, and these; None if none does."""
+    middle = shown[len(shown) // 2 :][:1]
     for level in LEVELS:
-        middle = shown[len(shown) // 2 :][:1]
         guess = len(_encoded(volume, middle, level)[0]) * len(shown)
         if guess > SURE * budget:
             continue  # the whole stack takes seconds: not only to see that it is too large
         images = _encoded(volume, shown, level)
         if sum(map(len, images)) <= budget:
-            return images
+            return level, images
     return None
 
 

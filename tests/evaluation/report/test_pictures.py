@@ -95,4 +95,9 @@ def test_budget_is_kept_and_the_fullest_slice_too():
         shown = case_pictures(big, {"r0": [1]}, budget=budget)
         assert len(json.dumps(shown)) < budget * 1.1 + 500
         assert shown["slices"][shown["start"]["r0"]] == 23
+        reduced = len(shown["slices"]) < 40 or "image/jpeg" in shown["images"][0]
+        assert reduced == bool(shown["note"])
+        steps = set(np.diff(shown["slices"]).tolist())
+        assert len(steps) <= 1
+        assert all(step == 1 or f"one slice of {step}" in shown["note"] for step in steps)
     assert len(case_pictures(big, {"r0": [1]}, budget=10)["slices"]) == 1
