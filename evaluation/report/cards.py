@@ -14,7 +14,7 @@ from samtune.evaluation.report.scores import (
     region_names,
 )
 
-PICTURE_BYTES = 15_000_000  # of all cases together; tables and plots have the rest of the page
+PICTURE_BYTES = 15_500_000  # of all cases together; tables and plots have the rest of the page
 OPEN = 3  # classes whose cards are unfolded at first
 
 
@@ -40,6 +40,14 @@ def picture_section(facts: RunFacts) -> tuple[Markup, dict[str, Any]]:
             data[ids[case]] = case_pictures(loaded, regions, budget=budget)
     metrics = plotted_metrics(facts.scores)
     parts = [_controls()]
+    if facts.protocol.get("prompt", "none") != "none":
+        parts.append(
+            tag(
+                "p",
+                "Prompted masks may overlap: the scores are of each mask, the pictures show the "
+                "label files, where the later class is kept.",
+            )
+        )
     for number, name in enumerate(names):
         groups = []
         for title, scores in zip(("Worst", "Best"), picks[name], strict=True):

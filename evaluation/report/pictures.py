@@ -14,7 +14,7 @@ from samtune.evaluation.report.outlines import mask_loops, svg_path
 
 MARGIN = 2  # slices shown on either side of those with something in them
 # From lossless to coarse: file format, its quality, and the factor by which a slice is reduced.
-LEVELS = (("PNG", 0, 1), ("JPEG", 90, 1), ("JPEG", 75, 1), ("JPEG", 75, 2), ("JPEG", 60, 4))
+LEVELS = (("PNG", 0, 1), ("JPEG", 90, 1), ("JPEG", 75, 1), ("JPEG", 80, 2), ("JPEG", 60, 2))
 SURE = 2.0  # a middle slice times their number is not further than this from the sum
 
 

@@ -189,6 +189,12 @@ def test_a_picture_that_cannot_be_read_is_said(facts: RunFacts, volume):
     assert len(parsed.all("svg", class_="slice")) == 14
 
 
+@pytest.mark.parametrize(("prompt", "said"), [("none", False), ("oracle_box", True)])
+def test_prompted_masks_are_said_to_overlap(facts: RunFacts, prompt: str, said: bool):
+    parsed = Page(page.render(dataclasses.replace(facts, protocol={"prompt": prompt})))
+    assert any(text.startswith("Prompted masks may overlap") for text in parsed.said("p")) == said
+
+
 def test_slice_alone_has_no_slider(facts: RunFacts, volume):
     parsed = Page(page.render(dataclasses.replace(facts, load_case=lambda case: volume(1))))
     assert parsed.all("input", type="range") == []
