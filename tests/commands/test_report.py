@@ -68,3 +68,11 @@ def test_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "is not the folder of a run" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quickstart_ends_with_the_report(repo_root: Path):
+    script = (repo_root / "scripts" / "quickstart.sh").read_text(encoding="utf-8")
+    assert (
+        script.rstrip().splitlines()[-1]
+        == '"$bin/samtune" report "$out/lora" --slices "$out/slices"'
+    )
