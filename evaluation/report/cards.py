@@ -14,12 +14,19 @@ from samtune.evaluation.report.scores import (
     region_names,
 )
 
-PICTURE_BYTES = 15_500_000  # of all cases together; tables and plots have the rest of the page
+PICTURE_BYTES = 15_500_000  # of all cases together, at most
+CARD_BYTES = 4_000  # of one card's text, with names of ordinary length
+SPARE_BYTES = 500_000  # style, script, and what budgets are exceeded by
 OPEN = 3  # classes whose cards are unfolded at first
 
 
-def picture_section(facts: RunFacts) -> tuple[Markup, dict[str, Any]]:
-    """The section's HTML, and what its viewers show: case key to :func:`case_pictures`."""
+def picture_section(facts: RunFacts, *, room: int) -> tuple[Markup, dict[str, Any]]:
+    """The section's HTML, and what its viewers show: case key to :func:`case_pictures`.
+
+    Args:
+        facts: the run.
+        room: bytes that the rest of the page leaves.
+    """
     if facts.load_case is None or not facts.scores:
         return tag("p", "There are no pictures of cases."), {}
     names, ids = region_names(facts.scores), case_ids(facts.scores)
@@ -31,12 +38,14 @@ def picture_section(facts: RunFacts) -> tuple[Markup, dict[str, Any]]:
             wanted.setdefault(score.case, {})[keys[name]] = score.class_values
     data: dict[str, Any] = {}
     problems: dict[str, str] = {}
+    num_cards = sum(map(len, wanted.values()))
+    share = min(PICTURE_BYTES, max(0, room - SPARE_BYTES - num_cards * CARD_BYTES))
     for case, regions in wanted.items():
         loaded = _load(facts, case)
         if isinstance(loaded, str):
             problems[case] = loaded
         else:
-            budget = PICTURE_BYTES // len(wanted)
+            budget = share // len(wanted)
             data[ids[case]] = case_pictures(loaded, regions, budget=budget)
     metrics = plotted_metrics(facts.scores)
     parts = [_controls()]

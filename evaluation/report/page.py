@@ -46,17 +46,18 @@ def write_report(facts: RunFacts, out: str | Path) -> Path:
 
 def render(facts: RunFacts) -> str:
     """The page as text."""
-    pictures, data = picture_section(facts)
     sections = [
         ("missing", "What is missing", _missing(facts)),
         ("summary", "Summary", _summary(facts)),
         ("cases", "Every case", _points(facts)),
-        ("pictures", "Worst and best cases", pictures),
         ("curve", "Learning curve", _curve(facts)),
         ("parameters", "Trainable parameters", _parameters(facts)),
         ("settings", "Configuration", _facts(facts.settings, "Settings of the run")),
         ("versions", "Versions", _facts(facts.versions, "What it was made with")),
     ]
+    used = sum(len(content.encode()) for _, _, content in sections)
+    pictures, data = picture_section(facts, room=MAX_BYTES - used)
+    sections.insert(3, ("pictures", "Worst and best cases", pictures))
     kept = [(key, title, content) for key, title, content in sections if content]
     head = tag(
         "head",

@@ -222,6 +222,19 @@ def test_large_run_stays_below_the_limit(facts: RunFacts, monkeypatch: pytest.Mo
     )
 
 
+def test_pictures_take_what_the_rest_leaves(facts: RunFacts, monkeypatch: pytest.MonkeyPatch):
+    label = np.zeros((30, 64, 64), np.uint8)
+    label[:, 10:30, 10:30] = 1
+    image = np.random.default_rng(0).integers(0, 255, label.shape, np.uint8)
+    big = CaseVolume(image, label, label)
+    rich = dataclasses.replace(facts, load_case=lambda case: big)
+    assert len(page.render(rich)) > 1_000_000
+    monkeypatch.setattr(page, "MAX_BYTES", 1_000_000)
+    assert len(page.render(rich)) < 1_000_000
+    long = dataclasses.replace(rich, settings={"command": "x" * 200_000})
+    assert len(page.render(long)) - 200_000 < len(page.render(rich)) < 1_000_000
+
+
 def test_many_cases_are_said_to_be_left_out(facts: RunFacts, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page, "MAX_POINTS", 20)
     monkeypatch.setattr("samtune.evaluation.report.tables.MAX_ROWS", 60)
