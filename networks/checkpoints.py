@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -55,8 +56,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> object:
+    _refuse_no_checkpoint(path)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(list(_HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -71,6 +73,28 @@ def _read(path: Path) -> object:
         reason = f"it refers to {found[1]}" if found else f"{type(error).__name__} in its pickle"
         msg = f"checkpoint '{path}' is refused, expected tensors by name only: {reason}"
         raise ValueError(msg) from error
+
+
+def _refuse_no_checkpoint(path: Path) -> None:
+    """Say of what is often saved in a checkpoint's place what it is."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer, not the file itself: fetch it with git lfs pull"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        what = "a web page, not a checkpoint: download the file itself"
+    elif start[8:9] == b"{" and path.suffix.lower() != ".safetensors":
+        what = "in safetensors' format: rename it to .safetensors"
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()  # torch doesn't check the sums
+        if altered is None:
+            return
+        what = f"altered: the checksum of its part '{altered}' is wrong"
+    else:
+        return
+    msg = f"checkpoint '{path}' is {what}"
+    raise ValueError(msg)
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

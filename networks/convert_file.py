@@ -12,7 +12,7 @@ from samtune.networks.architectures import ARCHITECTURES
 from samtune.networks.build import arch_of, assemble_sam
 from samtune.networks.checkpoints import misfits, read_state_dict
 from samtune.networks.layouts import ENCODER, State, to_published_names
-from samtune.networks.opening import HEADER, open_weights
+from samtune.networks.opening import HEADER, known_normalization, open_weights
 from samtune.networks.tables import fits_any_size
 from samtune.networks.weights import find_checkpoint, sha256_of
 
@@ -50,6 +50,7 @@ def convert_file(
     if encoder_only:
         source_path = find_checkpoint(path)
         source, digest = f"checkpoint '{source_path}'", sha256_of(source_path)
+        normalization = normalization or known_normalization(source_path, digest)
         raw = read_state_dict(source_path)
         state, layout = to_published_names(raw, source=source, encoder_only=True)
         state = {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}

@@ -80,8 +80,8 @@ def download(
 def _fetch(checkpoint: PublicCheckpoint, partial: Path, progress: bool | None) -> None:
     assert checkpoint.url is not None
     done = partial.stat().st_size if partial.is_file() else 0
-    if checkpoint.size is not None and done >= checkpoint.size:
-        done = 0
+    if checkpoint.sha256 is None or checkpoint.size is None or done >= checkpoint.size:
+        done = 0  # without hash and size nothing would tell a wrong start
     headers = {"User-Agent": "samtune"}
     if done:
         headers["Range"] = f"bytes={done}-"

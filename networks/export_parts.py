@@ -194,6 +194,7 @@ def describe(
         "base_sha256": segmenter.base_sha256,
         "image_size": segmenter.image_size,
         "normalization": segmenter.normalization,
+        "activation": segmenter.activation,
         "classes": list(class_names) or [f"class {i + 1}" for i in range(segmenter.num_classes)],
         "inputs": [tensors.to_dict() for tensors in part.inputs],
         "outputs": [tensors.to_dict() for tensors in part.outputs],

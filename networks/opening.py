@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samtune.networks.checkpoints import read_state_dict
 from samtune.networks.layouts import absent_parts, completed_from, to_published_names
-from samtune.networks.registry import Normalization, by_sha256
+from samtune.networks.registry import REGISTRY, Normalization, by_sha256
 from samtune.networks.weights import find_checkpoint, sha256_of
 
 NormalizationChoice = Literal["auto", "sam", "medsam"]
@@ -58,14 +58,22 @@ def open_weights(
     """
     path = find_checkpoint(checkpoint)
     source = f"checkpoint '{path}'"
-    state, layout = to_published_names(read_state_dict(path), source=source)
     digest = sha256_of(path)
+    check_published(checkpoint, path, digest)
+    state, layout = to_published_names(read_state_dict(path), source=source)
     known = known_normalization(path, digest)
     if base is not None:
         other = open_weights(base)
         state = completed_from(state, other.state, source=source, base_source=f"'{other.path}'")
         digest = hashlib.sha256(f"{digest} {other.sha256}".encode()).hexdigest()
-        known = other.normalization
+        if known is not None and other.normalization not in (None, known):
+            warnings.warn(
+                f"{source} was trained with normalization '{known}', '{other.path}' with "
+                f"'{other.normalization}': '{known}' is taken",
+                UserWarning,
+                stacklevel=3,
+            )
+        known = known or other.normalization
     elif layout != "unknown" and not allow_missing and (absent := absent_parts(state)):
         msg = (
             f"{source} ({layout}) has nothing of {', '.join(absent)}: name with base=FILE "
@@ -73,6 +81,24 @@ def open_weights(
         )
         raise ValueError(msg)
     return Weights(state, path, source, layout, digest, known)
+
+
+def check_published(checkpoint: str | Path, path: Path, sha256: str) -> None:
+    """Raise ``ValueError`` if ``checkpoint`` is a published name and ``path`` another file.
+
+    A path that exists is what it is; a name promises the published bytes.
+    """
+    if Path(checkpoint).is_file():
+        return
+    for published in REGISTRY.values():
+        if str(checkpoint) not in (published.name, published.file):
+            continue
+        if published.sha256 is not None and published.sha256 != sha256:
+            msg = (
+                f"'{path}' is not the published {published.name}: its sha256 is {sha256}, "
+                f"published is {published.sha256}; pass its path to load it all the same"
+            )
+            raise ValueError(msg)
 
 
 def known_normalization(path: Path, sha256: str) -> Normalization | None:

@@ -115,15 +115,22 @@ def group_prompts(prompts: PromptBatch) -> tuple[list[PromptGroup], Tensor]:
     has_box = has_mask = num_points = nothing
     if prompts.boxes is not None:
         has_box = (~prompts.boxes.isnan().any(-1)).flatten().long()
+    for name, given in (("boxes", prompts.boxes), ("masks", prompts.masks)):
+        if given is not None and bool(given.isinf().any()):
+            msg = f"{name} must be finite, or NaN where there is none"
+            raise ValueError(msg)
     if prompts.masks is not None:
         has_mask = (~prompts.masks.isnan().flatten(2).any(-1)).flatten().long()
     if prompts.point_labels is not None:
         labels = prompts.point_labels
-        if not bool(((labels >= -1) & (labels <= 1)).all()):
+        if not bool(((labels == -1) | (labels == 0) | (labels == 1)).all()):
             found = sorted(set(labels.flatten().tolist()) - {-1, 0, 1})
             msg = f"point_labels must be 1 (inside), 0 (outside) or -1 (no point), got {found}"
             raise ValueError(msg)
         num_points = (labels >= 0).sum(-1).flatten()
+        if prompts.points is not None and not bool(prompts.points[labels >= 0].isfinite().all()):
+            msg = "points labelled 0 or 1 must have finite coordinates"
+            raise ValueError(msg)
     kinds = torch.stack([has_box, has_mask, num_points], 1)
     groups = []
     for kind in sorted({tuple(kind) for kind in kinds.tolist()}):

@@ -209,6 +209,12 @@ class SamSegmenter(nn.Module):
 
     def _to_input(self, image: Tensor) -> Tensor:
         """Grey to three channels, on the device; zeros to the right and below up to the input."""
+        if image.ndim != 4 or image.shape[1] not in (1, 3) or not image.is_floating_point():
+            msg = (
+                "images must be (batch, 1 or 3, height, width) of a floating type, got "
+                f"{tuple(image.shape)} {image.dtype}"
+            )
+            raise ValueError(msg)
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
         size = self.image_size

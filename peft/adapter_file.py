@@ -6,6 +6,7 @@ checkpoint, class names, activation, ...); ``extra`` (anything else the writer a
 epoch); ``versions`` of the libraries.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -79,6 +81,7 @@ def save_adapter(
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
     tensors = {n: t.cpu().contiguous() for n, t in trained_state(model).items()}
+    header["tensors_sha256"] = _sha256_of(tensors)
     with whole_file(path) as partial:
         save_file(tensors, partial, {_HEADER: json.dumps(header, sort_keys=True)})
 
@@ -119,6 +122,13 @@ def read_adapter(path: str | Path) -> AdapterFile:
     lacking = [key for key in ("peft", "base", "extra") if key not in header]
     if lacking:
         msg = f"adapter '{path}' has a header without {', '.join(lacking)}"
+        raise ValueError(msg)
+    bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        msg = f"adapter '{path}' holds NaN or infinite values in {', '.join(bad[:4])}"
+        raise ValueError(msg)
+    if header.get("tensors_sha256", digest := _sha256_of(tensors)) != digest:  # older: none
+        msg = f"adapter '{path}' was altered: its tensors are not those that were saved"
         raise ValueError(msg)
     return AdapterFile(path, tensors, header["peft"], header["base"], header["extra"])
 
@@ -214,6 +224,15 @@ def _differences(prefix: str, found: Mapping[str, Any], expected: Mapping[str, A
         elif a != b:
             out.append(f"{prefix}{key} is {a} in the file, {b} here")
     return out
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _version(name: str) -> str:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.label_files import is_picture
 from samtune.preprocessing.manifest import Manifest, SliceRecord
 from samtune.preprocessing.slice_file import LabelArray, read_slice_file
-from samtune.preprocessing.slicing import slice_spacing
+from samtune.preprocessing.slicing import stored_spacing
 from samtune.preprocessing.volumes import Array
 
 MAX_TILES = 20
@@ -96,17 +97,28 @@ def upright(array: Array) -> Array:
     return np.flip(np.swapaxes(array, 0, 1), axis=0)
 
 
+def as_it_is(array: Array) -> Array:
+    """A slice of a picture: rows run down, columns across."""
+    return array
+
+
 def _tile(manifest: Manifest, record: SliceRecord) -> RGB:
     imgs, gts = read_slice_file(manifest.path(record))
-    spacing_h, spacing_w = slice_spacing(manifest.cases[record.case].geometry)
-    picture = upright(imgs[record.position])
-    height_mm, width_mm = picture.shape[0] * spacing_w, picture.shape[1] * spacing_h
+    case = manifest.cases[record.case]
+    turn = upright
+    across_mm, down_mm = stored_spacing(case.geometry)
+    if is_picture(Path(case.image_name)):  # rows and columns as they are
+        turn, across_mm, down_mm = as_it_is, down_mm, across_mm
+    picture = turn(imgs[record.position])
+    if picture.dtype != np.uint8:
+        picture = np.rint(picture / 257).astype(np.uint8)  # 16 bits: 65535 is white
+    height_mm, width_mm = picture.shape[0] * down_mm, picture.shape[1] * across_mm
     scale = TILE / max(height_mm, width_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
-    grey = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
-    rgb = np.array(grey.convert("RGB"))
+    shown = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
+    rgb = np.array(shown.convert("RGB"))
     if gts is not None:
-        _outline(rgb, upright(gts[record.position]), manifest.case_labels())
+        _outline(rgb, turn(gts[record.position]), manifest.case_labels())
     return rgb
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class SliceRecord:
         split: ``train``, ``val`` or ``test``.
         labels: pixels per label value > 0, empty if there is none; None if unlabelled.
         position: of the slice along N within ``file``: 0 in layout ``slice``.
+        tile: number of the tile, 0 unless slices are tiled.
     """
 
     file: str
@@ -37,6 +39,7 @@ class SliceRecord:
     split: str
     labels: dict[int, int] | None
     position: int = 0
+    tile: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -46,6 +49,7 @@ class SliceRecord:
             "case": self.case,
             "index": self.index,
             "position": self.position,
+            **({"tile": self.tile} if self.tile else {}),
             "split": self.split,
             "labels": labels,
         }
@@ -57,7 +61,13 @@ class SliceRecord:
         if labels is not None:
             labels = {int(value): int(pixels) for value, pixels in labels.items()}
         return cls(
-            data["file"], data["case"], data["index"], data["split"], labels, data["position"]
+            data["file"],
+            data["case"],
+            data["index"],
+            data["split"],
+            labels,
+            data["position"],
+            data.get("tile", 0),
         )
 
 
@@ -73,6 +83,7 @@ class CaseRecord:
         label_name: name of the label file, None if unlabelled.
         num_slices: number of slices, all of the volume's.
         label_sha256: of the label file, None if unlabelled.
+        patient: shared by cases that must be in one split, None if a case is one of its own.
     """
 
     geometry: CaseGeometry
@@ -82,10 +93,11 @@ class CaseRecord:
     label_name: str | None
     num_slices: int
     label_sha256: str | None = None
+    patient: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {
+        data: dict[str, Any] = {
             "geometry": self.geometry.to_dict(),
             "split": self.split,
             "num_slices": self.num_slices,
@@ -94,6 +106,7 @@ class CaseRecord:
             "label_name": self.label_name,
             "label_sha256": self.label_sha256,
         }
+        return data if self.patient is None else {**data, "patient": self.patient}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CaseRecord":
@@ -109,7 +122,7 @@ class Manifest:
         root: the folder; paths in the records are relative to it.
         settings: ``modality``, ``intensity``, ``axis`` (as asked for), ``layout``, ``labelled``,
             ``split`` (its rule), ``class_names`` (label value as text to name), ``label_values``
-            (those > 0 that occur, sorted).
+            (those > 0 that occur, sorted); where used, ``slicing`` and ``label_steps``.
         cases: case id to record, sorted.
         slices: records sorted by case and index.
         failed: sorted ids of cases of the input that could not be sliced.
@@ -137,6 +150,18 @@ class Manifest:
             if split in (None, record.split) and case in (None, record.case)
         ]
 
+    def patients(self) -> dict[str, str]:
+        """Case id to patient, of the cases that have one."""
+        return {
+            case: record.patient
+            for case, record in self.cases.items()
+            if record.patient is not None
+        }
+
+    def joint_values(self, case: str) -> dict[int, int] | None:
+        """Label values in a case's files to those of several joined folders; None: one folder."""
+        return None
+
     def case_labels(self) -> list[int]:
         """Label values > 0 that occur in any slice, sorted; empty if unlabelled."""
         return label_values(self.slices)
@@ -147,7 +172,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write ``manifest.json`` in ``root``, complete or not at all; no time stamp in it."""
-        records = sorted(self.slices, key=lambda record: (record.case, record.index))
+        records = sorted(self.slices, key=lambda row: (row.case, row.index, row.tile))
         cases = [
             f"{_dump(case)}: {_dump(self.cases[case].to_dict())}" for case in sorted(self.cases)
         ]
@@ -220,20 +245,22 @@ def check_against_schema(path: Path, data: object, *, schema: dict[str, Any]) ->
 
 
 def _check_records(path: Path, manifest: Manifest) -> None:
-    indices: dict[str, list[int]] = {case: [] for case in manifest.cases}
+    found: dict[str, list[tuple[int, int]]] = {case: [] for case in manifest.cases}
     for record in manifest.slices:
-        if record.case not in indices:
+        if record.case not in found:
             raise ValueError(f"{path}: slices: case {record.case!r} of {record.file} is not listed")
         if record.split != manifest.cases[record.case].split:
             raise ValueError(f"{path}: slices: {record.file} is in another split than its case")
-        indices[record.case].append(record.index)
+        found[record.case].append((record.index, record.tile))
     for case, record_of_case in manifest.cases.items():
         geometry = record_of_case.geometry
         expected = geometry.slices_shape[0]
-        if record_of_case.num_slices != expected or sorted(indices[case]) != list(range(expected)):
+        pairs = list(product(range(expected), range(geometry.num_tiles)))
+        if record_of_case.num_slices != expected or sorted(found[case]) != pairs:
+            tiles = "" if geometry.num_tiles == 1 else f" in {geometry.num_tiles} tiles"
             raise ValueError(
-                f"{path}: cases/{case}: {len(indices[case])} slices listed, num_slices is "
-                f"{record_of_case.num_slices}, the geometry has {expected}"
+                f"{path}: cases/{case}: {len(found[case])} slices listed, num_slices is "
+                f"{record_of_case.num_slices}, the geometry has {expected}{tiles}"
             )
 
 

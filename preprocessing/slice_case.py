@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.folder_lock import locked_case
 from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles
 from samtune.preprocessing.prepare import prepare_case
-from samtune.preprocessing.slice_file import LABEL_MAX, LabelArray, write_slice_file
+from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_case_label
+from samtune.preprocessing.slice_file import write_slice_file
+from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import volume_to_slices
-from samtune.preprocessing.volumes import Volume, check_same_grid, read_label, read_volume
+from samtune.preprocessing.source_hash import source_sha256
+from samtune.preprocessing.volumes import Array, Volume, check_same_grid
 
 NO_SPLIT = ""  # a case file has none: the split is of all cases together
 
@@ -42,9 +47,9 @@ def case_path(out: Path, case: str) -> Path:
     return out / "cases" / f"{case}.json"
 
 
-def slice_file_name(case: str, index: int, layout: str) -> str:
-    """Slice file of a case, relative to the output folder."""
-    return f"slices/{case}.npz" if layout == "volume" else f"slices/{case}_{index:03d}.npz"
+def slice_file_name(case: str, number: int, layout: str) -> str:
+    """File of the case's ``number``-th stored slice or tile, relative to the output folder."""
+    return f"slices/{case}.npz" if layout == "volume" else f"slices/{case}_{number:03d}.npz"
 
 
 def file_sha256(path: Path) -> str:
@@ -53,10 +58,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def try_slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> CaseOutcome:
+def try_slice_case(
+    files: CaseFiles, out: Path, settings: dict[str, Any], split: str | None = None
+) -> CaseOutcome:
     """:func:`slice_case`, with its failure as a line of text: one bad case ends no batch."""
     try:
-        slice_case(files, out, settings)
+        with locked_case(case_path(out, files.case)):
+            slice_case(files, out, settings, split)
     except (ValueError, OSError) as error:
         return CaseOutcome(files.case, _one_line(error))
     except Exception as error:  # a bug or no memory: still only this case
@@ -64,55 +72,78 @@ def try_slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> Cas
     return CaseOutcome(files.case, None)
 
 
-def slice_case(files: CaseFiles, out: Path, settings: dict[str, Any]) -> None:
+def slice_case(
+    files: CaseFiles, out: Path, settings: dict[str, Any], split: str | None = None
+) -> None:
     """Write all slices of a case, then its record.
 
     Args:
         files: image and label of the case.
         out: output folder; files go to ``out/slices`` and ``out/cases``.
-        settings: as in the manifest (``intensity``, ``axis``, ``layout``, ``class_names`` count).
+        settings: as in the manifest (``intensity``, ``axis``, ``layout``, ``class_names``,
+            ``slicing`` and ``label_steps`` count).
+        split: of the case: only training cases, or those of no split, are cropped.
 
     Raises:
         ValueError: a file cannot be read, image and label do not fit, a label value does not fit
-            uint16 or has no name although names were given.
+            uint16, has no rule in the label map, or no name although names were given.
     """
-    image = read_volume(files.image)
-    label = None if files.label is None else read_label(files.label)
+    image = read_case_image(files)
+    label = read_case_label(files, rule=settings.get("label_rule"), like=image)
+    steps = LabelSteps.from_dict(settings.get("label_steps", {}))
+    mapped = None
     if label is not None:
         check_same_grid(image, label)
-        _check_values(label, settings["class_names"])
+        mapped = _label_values(label, steps, settings["class_names"])
+    axis = fixed_axis(files, None if settings["axis"] == "auto" else settings["axis"])
+    slicing = Slicing.from_dict(settings.get("slicing", {}), axis=axis)
+    around = None
+    if mapped is not None and slicing.crop_margin is not None and split in (None, "train"):
+        around = mapped if steps.ignore_label is None else mapped * (mapped != steps.ignore_label)
     imgs, geometry = prepare_case(
         image,
         case=files.case,
         intensity=Intensity.from_dict(settings["intensity"]),
-        axis=None if settings["axis"] == "auto" else settings["axis"],
+        slicing=slicing,
+        label=around,
     )
-    gts = None
-    if label is not None:
-        small = int(label.array.max()) <= np.iinfo(np.uint8).max
-        gts = volume_to_slices(label.array, geometry).astype(np.uint8 if small else np.uint16)
+    if slicing.channels == 3 and imgs.ndim == 3:
+        imgs = np.repeat(imgs[..., None], 3, axis=3)
+    gts = reference = None
+    if mapped is not None:
+        gts = steps.on_slices(volume_to_slices(mapped, geometry))
+        if geometry.plane is not None:
+            reference = gts if geometry.is_resampled else None
+            gts = geometry.plane.store_labels(gts)
     record = CaseRecord(
         geometry=geometry,
         split=NO_SPLIT,
-        source_sha256=file_sha256(files.image),
+        source_sha256=source_sha256(files.images),
         image_name=files.image.name,
         label_name=None if files.label is None else files.label.name,
-        num_slices=len(imgs),
-        label_sha256=None if files.label is None else file_sha256(files.label),
+        num_slices=geometry.slices_shape[0],
+        label_sha256=source_sha256(files.labels) if files.labels else None,
     )
     layout = settings["layout"]
+    first = () if reference is None else (reference,)
     rows = []
-    for index in range(len(imgs)):
+    for number in range(len(imgs)):  # slice after slice, its tiles in a row
         one_file = layout == "volume"
-        name = slice_file_name(files.case, index, layout)
+        name = slice_file_name(files.case, number, layout)
         if not one_file:
-            part = slice(index, index + 1)
-            write_slice_file(out / name, imgs[part], None if gts is None else gts[part])
-        pixels = None if gts is None else _pixels_by_value(gts[index])
-        position = index if one_file else 0
-        rows.append(SliceRecord(name, files.case, index, NO_SPLIT, pixels, position))
+            part = slice(number, number + 1)
+            write_slice_file(
+                out / name,
+                imgs[part],
+                None if gts is None else gts[part],
+                *(first if number == 0 else ()),
+            )
+        pixels = None if gts is None else _pixels_by_value(gts[number], steps.ignore_label)
+        position = number if one_file else 0
+        index, tile = divmod(number, geometry.num_tiles)
+        rows.append(SliceRecord(name, files.case, index, NO_SPLIT, pixels, position, tile))
     if layout == "volume":
-        write_slice_file(out / slice_file_name(files.case, 0, layout), imgs, gts)
+        write_slice_file(out / slice_file_name(files.case, 0, layout), imgs, gts, *first)
     write_case_file(case_path(out, files.case), CaseFile(settings, record, rows))
 
 
@@ -145,23 +176,25 @@ def read_case_file(path: Path) -> CaseFile:
         ) from error
 
 
-def _check_values(label: Volume, class_names: dict[str, str]) -> None:
-    values = [int(value) for value in np.unique(label.array) if value]
-    if values and values[-1] > LABEL_MAX:
-        raise ValueError(
-            f"{label.path}: label value {values[-1]}; slice files hold values up to {LABEL_MAX}"
-        )
-    unnamed = [value for value in values if str(value) not in class_names]
-    if class_names and unnamed:
-        raise ValueError(
-            f"{label.path}: label value {unnamed[0]} has no class name; "
-            f"named are {', '.join(f'{value}:{name}' for value, name in class_names.items())}"
-        )
+def _label_values(label: Volume, steps: LabelSteps, class_names: dict[str, str]) -> Array:
+    try:
+        mapped = steps.on_volume(label.array)
+    except ValueError as error:
+        raise ValueError(f"{label.path}: {error}") from error
+    if class_names:
+        unnamed = [v for v in steps.class_values(mapped) if str(v) not in class_names]
+        if unnamed:
+            raise ValueError(
+                f"{label.path}: label value {unnamed[0]} has no class name; "
+                f"named are {', '.join(f'{value}:{name}' for value, name in class_names.items())}"
+            )
+    return mapped
 
 
-def _pixels_by_value(label_slice: LabelArray) -> dict[int, int]:
-    values, counts = np.unique(label_slice, return_counts=True)
-    return {int(value): int(n) for value, n in zip(values, counts, strict=True) if value}
+def _pixels_by_value(label_slice: Array, ignore_label: int | None) -> dict[int, int]:
+    counts = np.bincount(label_slice.ravel())
+    values = (int(value) for value in np.flatnonzero(counts))
+    return {value: int(counts[value]) for value in values if value not in (0, ignore_label)}
 
 
 def _one_line(error: Exception) -> str:

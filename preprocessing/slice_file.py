@@ -17,13 +17,17 @@ LABEL_MAX = int(np.iinfo(np.uint16).max)
 LabelArray = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
-def write_slice_file(path: Path, imgs: Array, gts: Array | None) -> None:
+def write_slice_file(
+    path: Path, imgs: Array, gts: Array | None, reference: Array | None = None
+) -> None:
     """Write a slice file, complete or not at all; equal arrays give equal bytes.
 
     Args:
         path: target, ``.npz``.
         imgs: ``N H W`` grey or ``N H W 3`` colour, uint8 or uint16.
         gts: ``N H W`` labels, uint8 or uint16, or None for unlabelled slices.
+        reference: label of the whole case on its native slices, where ``gts`` are resampled and
+            cannot give it back; read by :func:`read_reference`.
 
     Raises:
         ValueError: a type or shape that the format does not have.
@@ -33,8 +37,10 @@ def write_slice_file(path: Path, imgs: Array, gts: Array | None) -> None:
     buffer = io.BytesIO()  # members of the archive are dated 1980-01-01 by zipfile
     if gts is None:
         np.savez_compressed(buffer, imgs=imgs)
-    else:
+    elif reference is None:
         np.savez_compressed(buffer, imgs=imgs, gts=gts)
+    else:
+        np.savez_compressed(buffer, imgs=imgs, gts=gts, reference=reference)
     write_atomically(path, buffer.getvalue())
 
 
@@ -53,17 +59,12 @@ def read_slice_file(path: Path) -> tuple[Array, LabelArray | None]:
             not have.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such slice file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = archive.files
-            imgs = archive["imgs"] if "imgs" in names else None
-            gts = archive["gts"] if "gts" in names else None
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not a complete .npz slice file ({error})") from error
+    arrays = _read(path, ("imgs", "gts"))
+    imgs, gts = arrays.get("imgs"), arrays.get("gts")
     if imgs is None:
-        raise ValueError(f"{path}: expected the array 'imgs', found {', '.join(names) or 'none'}")
+        raise ValueError(
+            f"{path}: expected the array 'imgs', found {', '.join(_names(path)) or 'none'}"
+        )
     if gts is not None:
         gts = _as_label(path, gts)
     if imgs.ndim == 2 or (imgs.ndim == 3 and gts is not None and gts.ndim == 2):
@@ -72,6 +73,31 @@ def read_slice_file(path: Path) -> tuple[Array, LabelArray | None]:
         gts = gts[None]
     _check(path, imgs, gts)
     return imgs, gts
+
+
+def read_reference(path: Path) -> LabelArray | None:
+    """Native label slices ``N H W`` of a whole case from its first slice file, None if not there.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_slice_file`.
+    """
+    reference = _read(Path(path), ("reference",)).get("reference")
+    return None if reference is None else _as_label(Path(path), reference)
+
+
+def _read(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such slice file")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a complete .npz slice file ({error})") from error
+
+
+def _names(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as archive:
+        return list(archive.files)
 
 
 def _as_label(path: Path, gts: Array) -> LabelArray:

@@ -1,10 +1,12 @@
 """MONAI dictionary transforms between slice files, the model's frame and the slice's own pixels.
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
-then ``image``, ``label``, ``size_hw`` and, where asked, the prompts and ``pred``.
+where slices are tiled or resampled ``tile``, then ``image``, ``label``, ``size_hw``, of joined
+folders ``annotated``, and, where asked, the prompts and ``pred``.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,20 @@ from samtune.preprocessing.model_frame import (
 from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
+NO_VALUE = -1  # of a class that is not in a file's folder
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """Logits of a stored slice or tile, not yet read: that is done on the case's native pixels.
+
+    Attributes:
+        logits: ``c h w`` float32 on the stored pixels.
+        read: turns logits ``c h w`` into the prediction, a class map or masks.
+    """
+
+    logits: np.ndarray[Any, Any]
+    read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
 
 
 class LoadSliced(Transform):
@@ -37,14 +53,24 @@ class LoadSliced(Transform):
         self.class_values = tuple(class_values)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``."""
+        """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``.
+
+        Of items with ``values``, label values in the file to those of several joined folders, also
+        ``annotated`` (``c`` bool): which of the network's classes the item's folder annotates.
+        """
         item = dict(data)
         images, labels = read_slice_file(Path(item["file"]))
         position = int(item.get("position", 0))
         item["image"] = image_tensor(images[position])
         item["size_hw"] = np.array(images.shape[1:3], dtype=np.int64)
-        if labels is not None:
+        joint = item.pop("values", None)
+        if labels is not None and joint is None:
             item["label"] = channel_label(labels[position], self.class_values, item["file"])
+        elif labels is not None:
+            own = {value: key for key, value in joint.items()}
+            values = [own.get(value, NO_VALUE) for value in self.class_values]
+            item["label"] = channel_label(labels[position], values, item["file"])
+            item["annotated"] = torch.tensor([value != NO_VALUE for value in values])
         return item
 
 
@@ -59,7 +85,10 @@ class ToFramed(Transform):
         """See :mod:`samtune.preprocessing.model_frame`."""
         item = dict(data)
         size = (int(item["size_hw"][0]), int(item["size_hw"][1]))
-        item["image"] = image_to_frame(item["image"], self.image_size, self.normalization)
+        image = item["image"]
+        if self.normalization == "sam" and torch.is_floating_point(image):
+            image = image / 257  # of 16 bits: 65535 is white, as 255 is
+        item["image"] = image_to_frame(image, self.image_size, self.normalization)
         if "label" in item:
             item["label"] = label_to_frame(item["label"], self.image_size)
         if "boxes" in item:
@@ -89,6 +118,10 @@ class ToTargetd(Transform):
         if self.channels is not None and "label" in item:
             label = item["label"][0]
             item["label"] = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
+            if "annotated" in item:  # a region is when all its classes are
+                item["annotated"] = torch.stack(
+                    [item["annotated"][c - 1].all() for c in self.channels]
+                )
         return item
 
 
@@ -108,34 +141,40 @@ class ToClassMapd(Transform):
         self.paint = None if paint is None else tuple(paint)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``.
+        """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`.
 
         Raises:
             ValueError: ``pred`` has another number of channels than are painted.
         """
         item = dict(data)
-        logits = logits_to_slice(_plain(item["pred"]), _size(item))
+        item["pred"] = _read(item, self.read)
+        return item
+
+    def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Logits ``c h w`` as a class map ``h w``."""
         if self.paint is None:
-            item["pred"] = self.values[logits.argmax(0).cpu()].numpy()
-            return item
+            return np.asarray(self.values[logits.argmax(0).cpu()].numpy())
         if len(logits) != len(self.paint) + 1:
             msg = f"pred has {len(logits) - 1} foreground channels, to paint are {len(self.paint)}"
             raise ValueError(msg)
         painted = np.zeros(logits.shape[1:], self.values.numpy().dtype)
         for value, mask in zip(self.paint, (logits[1:] > 0).cpu().numpy(), strict=True):
             painted[mask] = value
-        item["pred"] = painted
-        return item
+        return painted
 
 
 class ToMasksd(Transform):
     """Turn ``pred`` logits ``p s s`` of the frame, one a prompt, into bool masks ``p h w``."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``pred``."""
+        """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`."""
         item = dict(data)
-        item["pred"] = (logits_to_slice(_plain(item["pred"]), _size(item)) > 0).cpu().numpy()
+        item["pred"] = _read(item, self.read)
         return item
+
+    def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
+        """Logits ``p h w`` as masks."""
+        return np.asarray((logits > 0).cpu().numpy())
 
 
 def image_tensor(image: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -154,15 +193,24 @@ def channel_label(
     Raises:
         ValueError: a value is not among the classes.
     """
-    found = np.unique(label)
-    unlisted = sorted(set(found.tolist()) - {0, *class_values})
+    counts = np.bincount(label.ravel())  # np.unique would sort every pixel of every slice
+    unlisted = sorted(set(np.flatnonzero(counts).tolist()) - {0, *class_values})
     if unlisted:
         msg = f"'{source}': label values {unlisted} are not among the classes {list(class_values)}"
         raise ValueError(msg)
-    out = np.zeros(label.shape, np.int64)
+    channel_of = np.zeros(len(counts), np.int64)
     for channel, value in enumerate(class_values, start=1):
-        out[label == value] = channel
+        if 0 <= value < len(counts):
+            channel_of[value] = channel
+    out = channel_of[label]
     return torch.from_numpy(out)[None]
+
+
+def _read(
+    item: Mapping[Hashable, Any], read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any] | StoredLogits:
+    logits = logits_to_slice(_plain(item["pred"]), _size(item))
+    return StoredLogits(logits.cpu().numpy(), read) if "tile" in item else read(logits)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,29 +1,41 @@
 """Folders of volumes to slice files and a manifest: ``samtune slice`` as a function."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import numpy as np
-from tqdm import tqdm
 
+from samtune.preprocessing.case_ids import safe_case_ids
+from samtune.preprocessing.case_source import CaseSource
 from samtune.preprocessing.contact_sheet import draw_contact_sheet
+from samtune.preprocessing.folder_lock import locked_folder
 from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.output_folder import (
     CONTACT_SHEET_NAME,
     assemble_manifest,
+    check_output_folder,
+    check_split,
     clear_output,
     finished_cases,
     remove_slice_files,
+    write_failures,
 )
-from samtune.preprocessing.pairing import CaseFiles, pair_files
-from samtune.preprocessing.slice_case import file_sha256, try_slice_case
+from samtune.preprocessing.pair_rule import PairRule
+from samtune.preprocessing.pairing import pair_files
+from samtune.preprocessing.patients import PatientRule
+from samtune.preprocessing.read_case import case_grid, fixed_axis, read_case_label
+from samtune.preprocessing.run_cases import Scheduler, run_cases
+from samtune.preprocessing.slice_case import try_slice_case
+from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import AXES, CaseGeometry
-from samtune.preprocessing.splits import DEFAULT_RATIO, read_split_csv, split_cases
-from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
+from samtune.preprocessing.source_splits import complete_split
+from samtune.preprocessing.split_plan import SplitPlan
+from samtune.preprocessing.split_rule import SplitRule
+from samtune.preprocessing.splits import DEFAULT_RATIO
+from samtune.preprocessing.volumes import check_same_grid, read_grid
 
 LAYOUTS = ("slice", "volume")
 
@@ -38,8 +50,8 @@ class PlannedCase:
 
     @property
     def num_slices(self) -> int:
-        """Number of slices, all of the volume's."""
-        return self.geometry.slices_shape[0]
+        """Number of slices, all of the volume's; of tiles if they are tiled."""
+        return self.geometry.slices_shape[0] * self.geometry.num_tiles
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class SliceReport:
 
 
 def slice_volumes(
-    images: Path,
+    images: Path | Sequence[CaseSource],
     labels: Path | None = None,
     *,
     modality: str,
@@ -72,36 +84,59 @@ def slice_volumes(
     axis: int | None = None,
     layout: Literal["slice", "volume"] = "slice",
     window: tuple[float, float] | None = None,
-    split_ratio: Sequence[float] = DEFAULT_RATIO,
+    intensity: Intensity | None = None,
+    slicing: Slicing | None = None,
+    label_steps: LabelSteps | None = None,
+    split_ratio: Sequence[float] | None = None,
     split_counts: Sequence[int] | None = None,
     split_csv: Path | None = None,
     seed: int = 0,
+    split: SplitRule | None = None,
+    patients: PatientRule | None = None,
     class_names: Mapping[int, str] | None = None,
+    pair_rule: PairRule | None = None,
+    label_rule: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    scheduler: Literal["processes", "dask"] = "processes",
+    address: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: bool = True,
 ) -> SliceReport:
     """Turn NIfTI volumes into slice files with a manifest.
 
-    Writes ``out/slices/CASE_000.npz`` ..., ``out/cases/CASE.json``, ``out/manifest.json`` and
-    ``out/contact_sheet.png``. Every slice of every case is kept. Equal input gives equal bytes,
-    whether or not a run was killed in between: a rerun does what is missing.
+    Writes ``out/slices/CASE_000.npz`` ..., ``out/cases/CASE.json``, ``out/manifest.json``,
+    ``out/contact_sheet.png`` and, if cases failed, ``out/failures.csv``. Every slice of every case
+    is kept. Equal input gives equal bytes, whether or not a run was killed in between: a rerun does
+    what is missing. One process at a time writes to ``out``.
 
     Args:
-        images: folder of ``.nii``/``.nii.gz`` volumes, or one volume.
+        images: folder of ``.nii``/``.nii.gz`` volumes, or one volume; or the cases of a dataset
+            (:func:`samtune.preprocessing.layouts.list_dataset`), whose own split is kept: cases
+            without one are then shared among the splits that no case has.
         labels: the same for labels of the same names, or None.
         modality: ``mr``, ``ct`` or ``oct``; see :class:`Intensity`.
         out: output folder.
         axis: RAS axis to cut; None takes the one with the largest spacing, ties 2.
         layout: one file a slice, or one a volume.
         window: level and width in HU, ct only.
-        split_ratio: shares of train, val and test.
+        intensity: in place of the modality's defaults and of ``window``.
+        slicing: crop, resampling, tiles and channels; its axis counts where ``axis`` is None.
+        label_steps: label map and removal of small objects; names in the map are class names, and
+            ``class_names`` counts for its other targets.
+        split_ratio: shares of train, val and test; None takes the dataset's own split if it has
+            one, else 0.7, 0.1 and 0.2.
         split_counts: numbers of cases in place of the shares.
         split_csv: file with columns case,split in place of both.
         seed: of the split by shares or numbers.
+        split: any rule, in place of these four; one that stratifies is applied after slicing.
+        patients: cases of one patient are in one split; None takes what the dataset says.
         class_names: label value to name; if given, every value that occurs must have one.
+        pair_rule: other than equal names, see :func:`~samtune.preprocessing.pairing.pair_files`.
+        label_rule: how stored label pixels become classes, see
+            :meth:`samtune.preprocessing.readers.label_rule.LabelRule.from_mapping`.
         workers: processes; None for as many as there are cores and cases, 1 for none extra.
+        scheduler, address: of a Dask cluster that sees the same files, see :class:`Scheduler`.
         dry_run: write nothing, report what would be done.
         force: remove what is in ``out`` of a former run and do all of it.
         progress: a bar on stderr, if that is a terminal.
@@ -113,86 +148,125 @@ def slice_volumes(
     Raises:
         FileNotFoundError: nothing to read; before anything is written.
         ValueError: unpaired files, no label voxel in any case, unusable settings, or ``out``
-            holds another configuration or older sources; before anything is written.
-        OSError: a worker was killed; the cases finished so far count for the next run.
+            holds another configuration, older sources or files of something else; before
+            anything is written.
+        OSError: another process writes to ``out``, or a worker was killed; the cases finished so
+            far count for the next run.
+        ImportError: ``scheduler`` is dask, and Dask is not installed.
     """
     out = Path(out)
+    where = Scheduler(scheduler, workers, address)
     if axis is not None and axis not in AXES:
         raise ValueError(f"axis must be 0, 1, 2 or None, got {axis!r}")
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be slice or volume, got {layout!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be >= 1, got {workers}")
-    intensity = Intensity.for_modality(modality, window=window)
-    files = pair_files(images, labels)
-    cases = [one.case for one in files]
-    if split_csv is not None:
-        split = read_split_csv(split_csv, cases)
-        rule: dict[str, Any] = {"rule": "csv", "sha256": file_sha256(Path(split_csv))}
+    intensity = intensity or Intensity.for_modality(modality, window=window)
+    if intensity.modality != modality:
+        raise ValueError(f"intensity is of modality {intensity.modality}, asked for is {modality}")
+    slicing, label_steps = slicing or Slicing(), label_steps or LabelSteps()
+    axis = slicing.axis if axis is None else axis
+    if isinstance(images, str | Path):
+        files = pair_files(images, labels, rule=pair_rule)
     else:
-        split = split_cases(cases, ratio=split_ratio, counts=split_counts, seed=seed)
-        rule = {"rule": "ratio", "ratio": [float(share) for share in split_ratio], "seed": seed}
-        if split_counts is not None:
-            rule = {"rule": "counts", "counts": list(split_counts), "seed": seed}
+        files = list(images)
+    is_labelled = any(one.labels for one in files)
+    if not is_labelled and (label_steps != LabelSteps() or slicing.crop_margin is not None):
+        source = images if isinstance(images, str | Path) else files[0].image.parent
+        raise ValueError(f"{source}: a crop, label map or removal of objects needs labels")
+    if scheduler == "dask":  # its workers are in other folders
+        out, files = out.absolute(), [_absolute(one) for one in files]
+    safe = safe_case_ids(one.case for one in files)
+    files = sorted((replace(one, case=safe[one.case]) for one in files), key=lambda one: one.case)
+    cases = [one.case for one in files]
+    if split is None:
+        by_counts = None if split_csv is not None else split_counts
+        by_ratio = DEFAULT_RATIO if split_ratio is None else split_ratio
+        split = SplitRule(by_ratio, by_counts, split_csv, seed=seed)
+        unasked = split_ratio is None and split_counts is None and split_csv is None
+        given = {one.case: one.split for one in files if one.split is not None}
+        if unasked and given:
+            complete, _ = complete_split(files, given, ratio=by_ratio, seed=seed)
+            files = [replace(one, split=complete[one.case]) for one in files]
+            split = SplitRule(given=True)
+    if split.stratify is not None and not is_labelled:
+        raise ValueError("split: labels are needed to stratify")
+    if split.stratify is not None and slicing.crop_margin is not None:
+        raise ValueError("split: a crop of training cases needs the split before slicing")
+    plan = SplitPlan.of(split, patients, files)
+    split_of = plan.before_slicing or {}
     settings: dict[str, Any] = {
         "modality": modality,
         "intensity": intensity.to_dict(),
         "axis": "auto" if axis is None else axis,
         "layout": layout,
-        "labelled": labels is not None,
-        "split": rule,
-        "class_names": _names_by_text(class_names or {}),
+        "labelled": is_labelled,
+        "split": plan.to_dict(),
+        "class_names": _names_by_text(label_steps.names(class_names or {})),
     }
-    skipped = [] if force else finished_cases(out, files, settings, split)
-    if labels is not None and not skipped:
-        _require_some_label(files, labels)
+    for key, value in (
+        ("slicing", slicing.to_dict()),
+        ("label_steps", label_steps.to_dict()),
+        ("label_rule", dict(label_rule or {})),
+    ):
+        if value:  # absent where nothing is asked for: as in folders of older versions
+            settings[key] = value
+    check_output_folder(out)
     if dry_run:
-        return _plan(out, files, axis, split, skipped)
-    if force:
-        clear_output(out, cases)
-    todo = [one for one in files if one.case not in set(skipped)]
-    failed = _slice_all(todo, out, settings, workers=workers, progress=progress)
-    manifest = assemble_manifest(out, settings, split, failed)
-    remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
-    if manifest.cases:
-        manifest.save()
-        draw_contact_sheet(manifest, out / CONTACT_SHEET_NAME)
+        skipped = _start(out, files, settings, plan, force=force)
+        return _plan(out, files, slicing, axis, split_of, skipped)
+    with locked_folder(out):
+        skipped = _start(out, files, settings, plan, force=force)
+        if force:
+            clear_output(out, cases)
+        todo = [one for one in files if one.case not in set(skipped)]
+        outcomes = run_cases(
+            try_slice_case,
+            [(one, out, settings, split_of.get(one.case)) for one in todo],
+            where,
+            progress=progress,
+        )
+        failed = {one.case: one.error for one in outcomes if one.error is not None}
+        failed = dict(sorted(failed.items()))
+        manifest = assemble_manifest(out, settings, cases, failed, patients=plan.patients)
+        remove_slice_files(out, cases, keep=[row.file for row in manifest.slices])
+        write_failures(out, failed, todo)
+        if manifest.cases:
+            manifest = plan.apply(manifest)
+            draw_contact_sheet(manifest, out / CONTACT_SHEET_NAME)
+            manifest.save()
     done = [one.case for one in todo if one.case not in failed]
     return SliceReport(out, done, skipped, failed, len(manifest.slices))
 
 
-def _slice_all(
-    todo: list[CaseFiles],
+def _absolute(one: CaseSource) -> CaseSource:
+    return replace(
+        one,
+        images=tuple(path.absolute() for path in one.images),
+        labels=tuple(path.absolute() for path in one.labels),
+    )
+
+
+def _start(
     out: Path,
+    files: list[CaseSource],
     settings: dict[str, Any],
+    plan: SplitPlan,
     *,
-    workers: int | None,
-    progress: bool,
-) -> dict[str, str]:
-    number = min(workers or joblib.cpu_count(), len(todo)) or 1
-    parallel = joblib.Parallel(n_jobs=number, return_as="generator_unordered")
-    outcomes = parallel(joblib.delayed(try_slice_case)(one, out, settings) for one in todo)
-    failed: dict[str, str] = {}
-    finished = 0
-    try:
-        # disable=None: no bar if stderr is not a terminal
-        for outcome in tqdm(
-            outcomes, total=len(todo), unit="case", desc="slice", disable=None if progress else True
-        ):
-            finished += 1
-            if outcome.error is not None:
-                failed[outcome.case] = outcome.error
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"a worker process was killed, most often for lack of memory, after {finished} of "
-            f"{len(todo)} cases; run the same command again with fewer --workers to do the rest"
-        ) from error
-    return dict(sorted(failed.items()))
+    force: bool,
+) -> list[str]:
+    """Cases that are done already; refuses what cannot go on or has no label anywhere."""
+    skipped = [] if force else finished_cases(out, files, settings)
+    if not force and plan.before_slicing is not None:
+        check_split(out, plan.before_slicing)
+    if not skipped and any(one.labels for one in files):
+        _require_some_label(files, settings.get("label_rule"))
+    return skipped
 
 
 def _plan(
     out: Path,
-    files: list[CaseFiles],
+    files: list[CaseSource],
+    slicing: Slicing,
     axis: int | None,
     split: Mapping[str, str],
     skipped: list[str],
@@ -201,29 +275,33 @@ def _plan(
     failed: dict[str, str] = {}
     for one in files:
         try:
-            grid = read_grid(one.image)
-            if one.label is not None:
+            grid = case_grid(one)
+            if one.label not in (None, one.image):
                 check_same_grid(grid, read_grid(one.label))
         except (ValueError, OSError) as error:
             failed[one.case] = str(error)
             continue
-        geometry = CaseGeometry.of(grid, case=one.case, axis=axis)
-        planned.append(PlannedCase(geometry, split[one.case], one.case in skipped))
+        geometry = CaseGeometry.of(grid, case=one.case, axis=fixed_axis(one, axis))
+        geometry = slicing.lay(geometry)
+        in_split = split.get(one.case, "split after slicing")
+        planned.append(PlannedCase(geometry, in_split, one.case in skipped))
     total = sum(case.num_slices for case in planned)
     return SliceReport(out, [], skipped, failed, total, planned)
 
 
-def _require_some_label(files: list[CaseFiles], labels: Path) -> None:
+def _require_some_label(files: list[CaseSource], label_rule: Mapping[str, Any] | None) -> None:
     unreadable = 0
     for one in files:  # as a rule the first one ends it
         try:
-            if one.label is not None and np.any(read_label(one.label).array):
+            label = read_case_label(one, rule=label_rule)
+            if label is not None and np.any(label.array):
                 return
         except (ValueError, OSError):
             unreadable += 1  # reported as this case's failure later
     if unreadable < len(files):
+        folder = next(one.label.parent for one in files if one.label is not None)
         raise ValueError(
-            f"{labels}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
+            f"{folder}: no voxel > 0 in any of the {len(files) - unreadable} readable labels; "
             "expected labels with 0 for background and 1, 2, ... for classes"
         )
 

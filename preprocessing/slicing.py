@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
+from samtune.preprocessing.plane import Plane
 from samtune.preprocessing.volumes import Affine, Array, Grid, Spacing, orientation
 
 AXES = (0, 1, 2)
@@ -29,6 +30,7 @@ class CaseGeometry:
         orientation: of the file's array axes, such as ``"LPS"``.
         axis: RAS axis that is cut: 0 left-right (sagittal slices), 1 posterior-anterior
             (coronal), 2 inferior-superior (axial).
+        plane: of the stored slices, where they are not the volume's own ``H W``; else None.
 
     Raises:
         ValueError: a value is of the wrong size or range, or ``orientation`` is not the affine's.
@@ -40,6 +42,7 @@ class CaseGeometry:
     spacing: Spacing
     orientation: str
     axis: int
+    plane: Plane | None = None
 
     def __post_init__(self) -> None:
         if self.axis not in AXES:
@@ -54,6 +57,11 @@ class CaseGeometry:
             raise ValueError(
                 f"case {self.case!r}: orientation {self.orientation} is not that of the affine, "
                 f"{orientation(self.affine)}"
+            )
+        if self.plane is not None and self.plane.native_hw != self.slices_shape[1:]:
+            raise ValueError(
+                f"case {self.case!r}: the plane is of slices of {self.plane.native_hw}, those of "
+                f"the volume are {self.slices_shape[1:]}"
             )
 
     def __eq__(self, other: object) -> bool:
@@ -81,12 +89,23 @@ class CaseGeometry:
 
     @property
     def slices_shape(self) -> tuple[int, int, int]:
-        """``(N, H, W)`` of :func:`volume_to_slices`."""
+        """``(N, H, W)`` of :func:`volume_to_slices`: the volume's own."""
         height, width = _others(self.shape_ras, self.axis)
         return self.shape_ras[self.axis], height, width
 
+    @property
+    def num_tiles(self) -> int:
+        """Stored pictures a slice: 1 unless it is tiled."""
+        return 1 if self.plane is None else len(self.plane.tiles)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether stored pixels are others than the volume's."""
+        return self.plane is not None and self.plane.size_hw is not None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; floats survive exactly."""
+        plane = {} if self.plane is None else {"plane": self.plane.to_dict()}
         return {
             "case": self.case,
             "shape": list(self.shape),
@@ -94,6 +113,7 @@ class CaseGeometry:
             "spacing": list(self.spacing),
             "orientation": self.orientation,
             "axis": self.axis,
+            **plane,
         }
 
     @classmethod
@@ -102,7 +122,16 @@ class CaseGeometry:
         i, j, k = (int(size) for size in data["shape"])
         si, sj, sk = (float(size) for size in data["spacing"])
         affine = np.array(data["affine"], dtype=np.float64)
-        return cls(data["case"], (i, j, k), affine, (si, sj, sk), data["orientation"], data["axis"])
+        plane = None if data.get("plane") is None else Plane.from_dict(data["plane"])
+        return cls(
+            data["case"],
+            (i, j, k),
+            affine,
+            (si, sj, sk),
+            data["orientation"],
+            data["axis"],
+            plane,
+        )
 
 
 def choose_axis(spacing_ras: Spacing) -> int:
@@ -120,18 +149,18 @@ def volume_to_slices(array: Array, geometry: CaseGeometry) -> Array:
     """Cut a volume on the file's grid into slices.
 
     Args:
-        array: ``i j k`` with ``geometry.shape``, any type.
+        array: ``i j k`` with ``geometry.shape``, or ``i j k c``, any type.
         geometry: of the file.
 
     Returns:
-        ``N H W`` of the same type, C-contiguous: N runs along ``geometry.axis`` of the RAS
-        volume, H and W along its two other axes in order (axis 2: H is left-right, W is
+        ``N H W`` (or ``N H W c``) of the same type, C-contiguous: N runs along ``geometry.axis`` of
+        the RAS volume, H and W along its two other axes in order (axis 2: H is left-right, W is
         posterior-anterior). No value is changed or interpolated.
 
     Raises:
         ValueError: the array is not on the geometry's grid.
     """
-    if array.shape != geometry.shape:
+    if array.shape[:3] != geometry.shape or array.ndim > 4:
         raise ValueError(
             f"case {geometry.case!r}: array has shape {array.shape}, expected {geometry.shape}"
         )
@@ -143,16 +172,16 @@ def slices_to_volume(slices: Array, geometry: CaseGeometry) -> Array:
     """Exact inverse of :func:`volume_to_slices`.
 
     Args:
-        slices: ``N H W``, all slices of the case in order, any type.
+        slices: ``N H W`` or ``N H W c``, all slices of the case in order, any type.
         geometry: of the case.
 
     Returns:
-        ``i j k`` on the file's own grid, of the same type, C-contiguous.
+        ``i j k`` or ``i j k c`` on the file's own grid, of the same type, C-contiguous.
 
     Raises:
         ValueError: the number or size of the slices is not the case's.
     """
-    if slices.shape != geometry.slices_shape:
+    if slices.shape[:3] != geometry.slices_shape or slices.ndim > 4:
         raise ValueError(
             f"case {geometry.case!r}: slices have shape {slices.shape}, "
             f"expected {geometry.slices_shape}"
@@ -163,8 +192,17 @@ def slices_to_volume(slices: Array, geometry: CaseGeometry) -> Array:
 
 
 def slice_spacing(geometry: CaseGeometry) -> tuple[float, float]:
-    """Pixel size in mm along H and W of the case's slices."""
+    """Pixel size in mm along H and W of the case's native slices."""
     return _others(geometry.spacing_ras, geometry.axis)
+
+
+def stored_spacing(geometry: CaseGeometry) -> tuple[float, float]:
+    """Pixel size in mm along H and W of the case's stored slices."""
+    height_mm, width_mm = slice_spacing(geometry)
+    if geometry.plane is None:
+        return height_mm, width_mm
+    cropped, stored = geometry.plane.cropped_hw, geometry.plane.stored_hw
+    return height_mm * cropped[0] / stored[0], width_mm * cropped[1] / stored[1]
 
 
 def _others(values: tuple[T, T, T], axis: int) -> tuple[T, T]:

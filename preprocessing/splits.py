@@ -39,16 +39,32 @@ def split_cases(
     twice = sorted(case for case, number in Counter(names).items() if number > 1)
     if twice:
         raise ValueError(f"split: case {twice[0]!r} is listed more than once")
+    counts = split_counts(len(names), ratio, counts)
+    splits = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(sorted(zip(drawing_order(names, seed), splits, strict=True)))
+
+
+def drawing_order(names: Iterable[str], seed: int) -> list[str]:
+    """Names by SHA-256 of seed and name."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+
+
+def split_counts(
+    number: int, ratio: Sequence[float] = DEFAULT_RATIO, counts: Sequence[int] | None = None
+) -> list[int]:
+    """Numbers of cases for train, val and test, see :func:`split_cases`.
+
+    Raises:
+        ValueError: a ratio or counts that cannot be used.
+    """
     if counts is None:
-        counts = _counts_of(len(names), ratio)
-    elif len(counts) != 3 or min(counts) < 0 or sum(counts) != len(names):
+        return _counts_of(number, ratio)
+    if len(counts) != 3 or min(counts) < 0 or sum(counts) != number:
         raise ValueError(
             f"split: counts {tuple(counts)} must be 3 numbers >= 0 (train, val, test) whose sum "
-            f"is the number of cases, {len(names)}"
+            f"is the number of cases, {number}"
         )
-    drawn = sorted(names, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
-    splits = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-    return dict(sorted(zip(drawn, splits, strict=True)))
+    return list(counts)
 
 
 def _counts_of(number: int, ratio: Sequence[float]) -> list[int]:

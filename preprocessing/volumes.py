@@ -1,62 +1,59 @@
-"""Reading and writing NIfTI volumes and labels, each on its file's own voxel grid."""
+"""The doors to pixels: any image or label to a volume, and label volumes back to NIfTI files."""
 
+import dataclasses
 import gzip
-import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.spatialimages import HeaderDataError
+from nibabel.nifti1 import Nifti1Image
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.readers import formats
+from samtune.preprocessing.readers.dicom_files import STRUCTURE_SET, find_label_object
+from samtune.preprocessing.readers.dicom_seg import read_segmentation
+from samtune.preprocessing.readers.grid import (
+    Affine,
+    Array,
+    Grid,
+    Spacing,
+    Volume,
+    affine_text,
+)
+from samtune.preprocessing.readers.label_rule import LabelRule
+from samtune.preprocessing.readers.label_values import join_class_files, to_classes
+from samtune.preprocessing.readers.rtstruct import read_contours
+from samtune.preprocessing.readers.run_lengths import read_run_lengths
 
-SUFFIXES = (".nii.gz", ".nii")
+__all__ = [
+    "AFFINE_TOLERANCE",
+    "SUFFIXES",
+    "Affine",
+    "Array",
+    "Grid",
+    "LabelRule",
+    "Spacing",
+    "Volume",
+    "case_id",
+    "check_same_grid",
+    "find_volumes",
+    "orientation",
+    "read_grid",
+    "read_image",
+    "read_label",
+    "read_volume",
+    "volume_suffix",
+    "write_label",
+]
+
+SUFFIXES = formats.VOLUME_SUFFIXES
 AFFINE_TOLERANCE = 1e-3
-MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
-
-Array = npt.NDArray[Any]
-Affine = npt.NDArray[np.float64]
-Spacing = tuple[float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Voxel grid of a file, known from its header alone.
-
-    Attributes:
-        path: the file.
-        shape: number of voxels along the file's own array axes ``i j k``.
-        affine: ``4 4`` float64, voxel index to world (RAS+) in the header's unit, mm as a rule.
-        spacing: voxel size in mm, one entry per array axis: norms of the affine's columns,
-            rounded to 6 decimals (float32 headers read 0.4 as 0.4000000059604645).
-        header: the NIfTI header as stored.
-    """
-
-    path: Path
-    shape: tuple[int, int, int]
-    affine: Affine
-    spacing: Spacing
-    header: Nifti1Header
-
-
-@dataclass(frozen=True, eq=False)
-class Volume(Grid):
-    """A :class:`Grid` with its values.
-
-    Attributes:
-        array: ``i j k`` in the file's own order, C-contiguous.
-    """
-
-    array: Array
+PERSONAL_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")  # free text of the header
 
 
 def volume_suffix(path: Path) -> str | None:
-    """``.nii.gz`` or ``.nii`` as spelt in the name of ``path``; None for any other file."""
+    """Suffix of a volume file as spelt in its name (``.nii.gz``); None for any other file."""
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[-len(suffix) :]
@@ -64,14 +61,16 @@ def volume_suffix(path: Path) -> str | None:
 
 
 def case_id(path: Path) -> str:
-    """Name of a volume file without ``.nii`` or ``.nii.gz``.
+    """Name of a volume file without its suffix.
 
     Raises:
-        ValueError: the name has another suffix.
+        ValueError: the name has no suffix of a volume file.
     """
     suffix = volume_suffix(path)
     if suffix is None:
-        raise ValueError(f"{path}: the name must end in .nii or .nii.gz")
+        raise ValueError(
+            f"{path}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        )
     return path.name[: -len(suffix)]
 
 
@@ -79,7 +78,7 @@ def find_volumes(folder: Path) -> dict[str, Path]:
     """Volume files directly in ``folder``, sorted by case id; hidden files are ignored.
 
     Raises:
-        FileNotFoundError: no such folder, or no ``.nii`` or ``.nii.gz`` file in it.
+        FileNotFoundError: no such folder, or no volume file (``SUFFIXES``) in it.
         ValueError: two files have the same case id (``a.nii`` and ``a.nii.gz``).
     """
     folder = Path(folder)
@@ -107,27 +106,46 @@ def find_volumes(folder: Path) -> dict[str, Path]:
             more = ", ..." if len(others) > 3 else ""
             found = f"{len(others)} other entries ({', '.join(others[:3])}{more})"
         raise FileNotFoundError(
-            f"{folder}: looked for *.nii and *.nii.gz directly in this folder, found {found}"
+            f"{folder}: looked for *.nii and *.nii.gz (or {', '.join(SUFFIXES[2:])}) directly in "
+            f"this folder, found {found}"
         )
     return dict(sorted(volumes.items()))
 
 
-def read_grid(path: Path) -> Grid:
-    """Voxel grid of a volume file, without reading its values.
+def read_grid(
+    path: Path | Sequence[Path], *, frame: int | None = None, series: str | None = None
+) -> Grid:
+    """Voxel grid of an image or label, without reading its values where the format allows it.
+
+    Args:
+        path, frame, series: as for :func:`read_image`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not NIfTI, damaged header, not 3D, or an affine that cannot be inverted.
+        ValueError: not a readable image, damaged header, not 3D, or an affine that cannot be
+            inverted.
     """
+    if isinstance(path, Sequence):
+        return formats.grid_of_several([Path(one) for one in path], frame, series)
     path = Path(path)
-    return _grid(path, _open(path))
+    return formats.find_format(path).read_grid(path, frame=frame, series=series)
 
 
-def read_volume(path: Path) -> Volume:
-    """Read a 3D image volume.
+def read_image(
+    path: Path | Sequence[Path], *, frame: int | None = None, series: str | None = None
+) -> Volume:
+    """Read an image of any format as a volume.
 
-    A 4D file with one time point is read as 3D. Values are those of the header's scale and
-    offset: integers keep their stored type if these are trivial, everything else is float32.
+    Values are those of the header's scale and offset: integers keep their stored type if these
+    are trivial, everything else is float32.
+
+    Args:
+        path: a file, or a folder with a DICOM series. Several volume files are the channels of
+            one image (``i j k c``), all on one grid; several pictures are its slices, in this
+            order; several DICOM files are one series.
+        frame: which volume of a 4D file, from 0; needed if there are several.
+        series: which series of a DICOM folder: SeriesDescription, SeriesInstanceUID or number;
+            needed if there are several.
 
     Returns:
         The volume, array axes ``i j k`` as in the file. Values are not checked: they may be
@@ -135,45 +153,61 @@ def read_volume(path: Path) -> Volume:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not NIfTI, truncated, not 3D, complex or colour voxels, or an affine that
-            cannot be inverted.
+        ValueError: not a readable image, truncated or damaged, not 3D, several frames or series
+            without a choice, complex voxels, or an affine that cannot be inverted.
     """
+    if isinstance(path, Sequence):
+        return _narrow(formats.read_several([Path(one) for one in path], frame, series))
     path = Path(path)
-    image = _open(path)
-    grid = _grid(path, image)
-    array = _values(path, image)
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # becomes inf, which users of the values refuse
-            array = array.astype(np.float32)
-    return _with_values(grid, array)
+    return _narrow(formats.find_format(path).read(path, frame=frame, series=series))
 
 
-def read_label(path: Path) -> Volume:
-    """Read a 3D label volume as integers.
+def read_volume(path: Path) -> Volume:
+    """:func:`read_image` of one file without frames or series."""
+    return read_image(path)
 
-    A stored integer type is kept; a float file is accepted if all its values are whole, as the
-    smallest integer type that holds them.
+
+def read_label(
+    path: Path | Sequence[Path],
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    rule: LabelRule | None = None,
+    like: Grid | None = None,
+) -> Volume:
+    """Read a label of any format as integers.
+
+    A stored integer type is kept; a float file is accepted if all its values are whole within
+    1e-3, as the smallest integer type that holds them.
+
+    Args:
+        path: a label file; several are one file a class. A ``.csv`` has run lengths.
+        frame, series: as for :func:`read_image`.
+        rule: what the stored values or colours mean (default: they are the classes; a picture of
+            0 and 255 alone is a mask of class 1, and its ``notes`` say so).
+        like: grid of the image; needed for run lengths, contours and segmentation objects, which
+            have none of their own.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as :func:`read_volume`, or a value is not a whole number >= 0.
+        ValueError: as :func:`read_image`, or a value is not a whole number >= 0 or not in the
+            rule.
     """
-    path = Path(path)
-    image = _open(path)
-    grid = _grid(path, image)
-    array = _values(path, image)
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array)
-        whole[whole] = array[whole] == np.rint(array[whole])
-        if not whole.all():
-            _refuse_label(path, array, ~whole, "a whole number")
-    if array.dtype.kind in "if" and array.min() < 0:
-        _refuse_label(path, array, array < 0, ">= 0")
-    if array.dtype.kind == "f":
-        if array.max() > np.iinfo(np.uint32).max:
-            _refuse_label(path, array, array > np.iinfo(np.uint32).max, "at most 4294967295")
-        array = array.astype(np.min_scalar_type(int(array.max())))
-    return _with_values(grid, array)
+    rule = rule or LabelRule()
+    paths = [Path(one) for one in path] if isinstance(path, Sequence) else [Path(path)]
+    if len(paths) != 1 or rule.files:
+        return join_class_files(formats.read_class_files(paths, frame, series), rule)
+    path = paths[0]
+    if path.name.lower().endswith(".csv") and path.is_file():
+        if like is None:
+            raise ValueError(f"{path}: run lengths need the grid of their image")
+        return read_run_lengths(path, like, rule)
+    one = formats.find_format(path)
+    found = find_label_object(path) if one.name == "DICOM" else None
+    if found is not None:
+        return _read_object(*found, like, rule)
+    stored = one.read_label(path, frame=frame, series=series)
+    return to_classes(stored, rule, is_picture=one.name in formats.PICTURES)
 
 
 def write_label(path: Path, array: Array, like: Grid) -> None:
@@ -193,7 +227,7 @@ def write_label(path: Path, array: Array, like: Grid) -> None:
     """
     path = Path(path)
     suffix = volume_suffix(path)
-    if suffix is None:
+    if suffix is None or suffix.lower() not in (".nii", ".nii.gz"):
         raise ValueError(f"{path}: the name of a label file must end in .nii or .nii.gz")
     if array.shape != like.shape:
         raise ValueError(f"{path}: label has shape {array.shape}, {like.path} has {like.shape}")
@@ -204,6 +238,9 @@ def write_label(path: Path, array: Array, like: Grid) -> None:
     values = array.astype(np.min_scalar_type(int(array.max())))
     header = like.header.copy()
     header.extensions.clear()  # may hold names and dates of the scanned person
+    for name in PERSONAL_FIELDS:
+        if name in header:  # NIfTI-2 has fewer
+            header[name] = b""
     header.set_data_offset(0)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
@@ -235,71 +272,24 @@ def check_same_grid(image: Grid, label: Grid) -> None:
         )
     if not np.allclose(image.affine, label.affine, rtol=0, atol=AFFINE_TOLERANCE):
         raise ValueError(
-            f"{label.path}: label has affine {_affine_text(label.affine)}, its image "
-            f"{image.path.name} has {_affine_text(image.affine)}; resample the label or correct "
+            f"{label.path}: label has affine {affine_text(label.affine)}, its image "
+            f"{image.path.name} has {affine_text(image.affine)}; resample the label or correct "
             "its header"
         )
 
 
-def _affine_text(affine: Affine) -> str:
-    return str([[round(float(value), 4) for value in row] for row in affine[:3]])
+def _read_object(path: Path, kind: str, like: Grid | None, rule: LabelRule) -> Volume:
+    """A DICOM segmentation or structure set; ``kind`` is its SOPClassUID."""
+    if kind != STRUCTURE_SET:
+        return read_segmentation(path, like, rule)
+    if like is None:
+        raise ValueError(f"{path}: contours need the grid of their image")
+    return read_contours(path, like, rule)
 
 
-def _open(path: Path) -> Nifti1Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a .nii or .nii.gz volume")
-    try:
-        image = nib.load(path, mmap=False)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(image, Nifti1Image):  # Nifti2Image is one too
-        raise ValueError(f"{path}: expected a NIfTI volume, found {type(image).__name__}")
-    return image
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ValueError(
-        f"{path}: not a complete NIfTI file ({reason}); expected a readable .nii or .nii.gz volume"
-    )
-
-
-def _values(path: Path, image: Nifti1Image) -> Array:
-    stored = image.get_data_dtype()
-    if stored.kind not in "buif":
-        raise ValueError(f"{path}: voxels are of type {stored}; expected one real number a voxel")
-    try:
-        if path.name.lower().endswith(".gz"):  # nibabel stops before the checksum at the end
-            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-        array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _grid(path: Path, image: Nifti1Image) -> Grid:
-    shape = tuple(int(size) for size in image.shape)
-    if len(shape) > 3 and set(shape[3:]) == {1}:
-        shape = shape[:3]
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"{path}: shape is {image.shape}; expected a 3D volume")
-    affine = np.array(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError(f"{path}: affine {_affine_text(affine)} cannot be inverted")
-    unit = MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
-    norms = np.linalg.norm(affine[:3, :3], axis=0) * unit
-    i, j, k = (round(float(norm), 6) for norm in norms)
-    return Grid(path, (shape[0], shape[1], shape[2]), affine, (i, j, k), image.header)
-
-
-def _with_values(grid: Grid, array: Array) -> Volume:
-    values = array.reshape(grid.shape)
-    return Volume(grid.path, grid.shape, grid.affine, grid.spacing, grid.header, values)
-
-
-def _refuse_label(path: Path, array: Array, wrong: npt.NDArray[np.bool_], expected: str) -> None:
-    where = tuple(int(index) for index in np.argwhere(wrong)[0])
-    raise ValueError(
-        f"{path}: label value {array[where]} at voxel {where} ({int(wrong.sum())} such voxels); "
-        f"every label value must be {expected}"
-    )
+def _narrow(volume: Volume) -> Volume:
+    """Floats as float32: half the memory of what nibabel gives for scaled integers."""
+    if volume.array.dtype.kind != "f":
+        return volume
+    with np.errstate(over="ignore"):  # becomes inf, which users of the values refuse
+        return dataclasses.replace(volume, array=volume.array.astype(np.float32))

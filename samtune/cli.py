@@ -31,6 +31,21 @@ VERBS = {
         "cut NIfTI volumes into slice files and a manifest",
         "samtune slice scans/images --labels scans/labels --modality mr --out slices",
     ),
+    "inspect": Verb(
+        "samtune.commands.inspect",
+        "report what a dataset folder holds, what is wrong with it and how to slice it",
+        "samtune inspect Task04_Hippocampus --figure classes.png",
+    ),
+    "split": Verb(
+        "samtune.commands.split",
+        "choose which cases of a folder of slices are for train, val and test",
+        "samtune split slices --folds 5 --fold 2 --stratify volume",
+    ),
+    "convert": Verb(
+        "samtune.commands.convert",
+        "rewrite an image or label of any format as NIfTI, NRRD, MetaImage or PNG",
+        "samtune convert scans/patient_7 patient_7.nii.gz --series 'T2 axial'",
+    ),
     "evaluate": Verb(
         "samtune.commands.evaluate",
         "compare two folders of label volumes, one CSV row a case and class",

@@ -31,4 +31,5 @@ step "ruff check" "$python" -m ruff check .
 step "ruff format" "$python" -m ruff format --check .
 step "mypy" bash scripts/typecheck.sh
 echo "== pytest (-m \"$selection\")"
-exec "$python" -m pytest -m "$selection" ${pytest_args[@]+"${pytest_args[@]}"}
+# two processes: the tests use one thread each where it matters
+exec "$python" -m pytest -n 2 -m "$selection" ${pytest_args[@]+"${pytest_args[@]}"}

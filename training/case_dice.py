@@ -9,6 +9,7 @@ from ignite.metrics import Metric
 
 from samtune.evaluation.dice import dice_score
 from samtune.preprocessing.manifest import Manifest
+from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.task import Task
 
@@ -16,7 +17,8 @@ from samtune.training.task import Task
 class CaseDice(Metric):
     """Mean over classes, or over regions that are channels, of the mean Dice over cases.
 
-    A class that is in neither mask of a case is left out there.
+    A class that is in neither mask of a case is left out there, and so is one that the case's
+    folder does not annotate.
 
     After an epoch ``per_class`` and ``per_case`` hold the details, which the training curve takes.
 
@@ -76,13 +78,20 @@ class _Scores(CaseStream):
         self.cases: dict[str, dict[str, float]] = {}
         self._references: dict[str, Array] = {}
 
+    def geometry(self, case: str) -> CaseGeometry:
+        return self.manifest.cases[case].geometry
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         if case not in self._references:
             self._references[case] = reference_volume(self.manifest, case)
         label = self._references[case]
         pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
+        joint = self.manifest.joint_values(case)
+        annotated = self.task.class_values if joint is None else set(joint.values())
         self.cases[case] = {
             name: dice_score(np.isin(pred, values), np.isin(label, values))
+            if set(values) <= set(annotated)
+            else float("nan")
             for name, values in self.task.channel_labels.items()
         }
 

@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.score_case import region_mask, score_case_masks
 from samtune.evaluation.summary import format_summary, summarise, write_summary
+from samtune.preprocessing.label_files import write_label_file
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
@@ -72,16 +73,27 @@ class CaseMetricsWriter(CaseStream):
             force=True,
         )
 
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.manifest.cases[case].geometry
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Score a case."""
         assert self._table is not None
         record = self.manifest.cases[case]
         label = reference_volume(self.manifest, case)
-        masks = self._masks(slices, case, label)
+        masks, joint = self._masks(slices, case, label), self.manifest.joint_values(case)
         pairs = [
             (region, mask, region_mask(label, region))
             for region, mask in zip(self.regions, masks, strict=True)
         ]
+        if joint is not None:  # what nobody labelled is not scored: as if it were in neither mask
+            pairs = [
+                (region, mask, truth)
+                if set(region.labels) <= set(joint.values())
+                else (region, np.zeros_like(mask), np.zeros_like(truth))
+                for region, mask, truth in pairs
+            ]
         rows = score_case_masks(case, pairs, record.geometry.spacing, self.tolerances_mm)
         self._table.add(rows)
         self._pending.discard(case)
@@ -131,13 +143,17 @@ class CaseLabelWriter(CaseStream):
         self.sources = sources
         self.written: list[Path] = []
 
+    def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
+        return self.sources.geometry(case)
+
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Write the file."""
         geometry = self.sources.geometry(case)
         volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
         path = self.sources.output(case)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_label(path, volume, like=self.sources.grid(case))
+        write_label_file(path, volume, like=self.sources.grid(case))
         self.written.append(path)
         logger.info("wrote %s", path)
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 FROM_BLOCK = "from_block"
 GIB = 2**30
+ENTRY_HEADER = 1024  # bytes of a cached entry beside its values, at most
 
 
 class SliceDataset(Dataset[Item]):
@@ -142,7 +143,14 @@ class SliceDataset(Dataset[Item]):
         self.random.set_random_state(seed=int.from_bytes(digest[:4], "little"))
         out = self.random(item)
         # plain tensors: MetaTensor costs time in collation and has no use here
-        return {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in out.items()}
+        drawn = {k: v.as_tensor() if hasattr(v, "as_tensor") else v for k, v in out.items()}
+        # a label that was sampled comes back as float, and batches want one type of all views
+        return {
+            k: v.to(item[k].dtype)
+            if isinstance(v, Tensor) and isinstance(item.get(k), Tensor) and k != "image"
+            else v
+            for k, v in drawn.items()
+        }
 
     def fill(self) -> None:
         """Make the features of all slices and views, unless that was done.
@@ -223,12 +231,12 @@ class SliceDataset(Dataset[Item]):
 
     def _check_room(self, size: int) -> None:
         assert self.disk is not None
-        needed = size * len(self.data) * self.views
+        needed = (size + ENTRY_HEADER) * len(self.data) * self.views
         if needed > self.disk.max_bytes:
             msg = (
                 f"the features of {len(self.data)} slices in {self.views} versions need "
                 f"{needed / GIB:.3g} GiB, cache_max_gib is {self.disk.max_bytes / GIB:.3g}: raise "
-                "it, lower views, or set cache_dtype: float16"
+                "it, lower views, or set cache_dtype: float16 if it is not"
             )
             raise ValueError(msg)
 
@@ -236,7 +244,7 @@ class SliceDataset(Dataset[Item]):
         """Features that were there after :meth:`fill` and were removed since."""
         assert self.disk is not None
         lost = f"'{self.disk.folder}' has lost features of this run"
-        why = "others needed the room: raise cache_max_gib"
+        why = "there was no room for all that use it: raise cache_max_gib"
         if get_worker_info() is not None or self._network is None:
             msg = f"{lost}; {why}, or set num_workers to 0 to have them made again"
             raise RuntimeError(msg)
@@ -270,8 +278,8 @@ class PrepareSlices:
         device: torch.device | str | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Any]]:
-        """Image, label and keywords on the device."""
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor] | None, tuple[()], dict[str, Any]]:
+        """Image, label and keywords on the device; of joined folders what is annotated, too."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
@@ -280,4 +288,8 @@ class PrepareSlices:
         if self.from_block is not None:
             keywords[FROM_BLOCK] = self.from_block
         label = batch.get("label")
-        return move(batch["image"]), None if label is None else move(label), (), keywords
+        target = None if label is None else move(label)
+        if target is not None and "annotated" in batch:
+            annotated = batch["annotated"].to(device=device, non_blocking=non_blocking)
+            return move(batch["image"]), {"label": target, "annotated": annotated}, (), keywords
+        return move(batch["image"]), target, (), keywords

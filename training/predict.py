@@ -25,6 +25,7 @@ def predict(
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     batch_size: int = 4,
+    file_format: str | None = None,
     progress: bool | None = None,
 ) -> list[Path]:
     """Segment scans; each label file has its scan's name, shape, affine and header codes.
@@ -37,6 +38,7 @@ def predict(
         checkpoint: base weights; ``None``: those of the run.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         batch_size: slices at a time.
+        file_format: of the label files: nii.gz, nii, nrrd, mha or png; ``None``: each scan's own.
         progress: show a bar; ``None``: when stderr is a terminal.
 
     Returns:
@@ -52,8 +54,11 @@ def predict(
         images,
         intensity=trained.intensity,
         axis=trained.axis,
+        slicing=trained.slicing,
+        neighbours=trained.neighbours,
         transform=ToFramed(network.image_size, network.normalization),
         out=out,
+        file_format=file_format,
     )
     writer = CaseLabelWriter(dataset)
     evaluator = SupervisedEvaluator(

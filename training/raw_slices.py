@@ -1,5 +1,6 @@
 """Raw scans as a dataset of slices, through the intensity step and slicer of training."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,23 +9,33 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from samtune.preprocessing.intensity import Intensity
+from samtune.preprocessing.label_files import label_name
+from samtune.preprocessing.neighbours import check_distance, stacked_slice
 from samtune.preprocessing.prepare import prepare_case
-from samtune.preprocessing.slice_transforms import image_tensor
+from samtune.preprocessing.scans import find_scans
+from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import CaseGeometry
-from samtune.preprocessing.volumes import Grid, case_id, find_volumes, read_grid, read_volume
+from samtune.preprocessing.volumes import Grid, read_grid, read_volume
 
+logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 
 
 class RawSlices(Dataset[Item]):
-    """All slices of some NIfTI files, file after file; one volume is in memory at a time.
+    """All slices of some scans, scan after scan; one volume is in memory at a time.
 
     Args:
-        data: files, or folders of them.
+        data: files, folders of them, or DICOM folders.
         intensity: of the training data, see ``run.json``.
         axis: RAS axis that the training data was cut along; ``None``: the largest spacing's.
         transform: into the model's frame.
         out: folder of the label files, named like the images.
+        slicing: of the training data, see ``run.json``. Its crop is left out: there is no label to
+            crop around.
+        neighbours: distance of the slices that are first and third channel, see
+            :class:`samtune.preprocessing.neighbours.StackNeighboursd`; 0: none.
+        file_format: of the label files, see :func:`samtune.preprocessing.label_files.label_name`;
+            ``None``: that of each image.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or unreadable, two have one name, or an
@@ -39,48 +50,65 @@ class RawSlices(Dataset[Item]):
         axis: int | None,
         transform: Callable[[Item], Item],
         out: str | Path,
+        slicing: Mapping[str, Any] | None = None,
+        neighbours: int = 0,
+        file_format: str | None = None,
     ) -> None:
-        self.paths = _files(data)
+        self.paths = find_scans(data)
         self.intensity = Intensity.from_dict(dict(intensity))
-        self.axis = axis
+        trained = Slicing.from_dict(slicing or {}, axis=axis)
+        if trained.crop_margin is not None:
+            logger.info(
+                "trained on slices cropped to %g %s round the label; whole slices are predicted",
+                trained.crop_margin,
+                trained.crop_unit,
+            )
+        self.slicing = trained.uncropped()
+        self.neighbours = check_distance(neighbours)
         self.transform = transform
         self.out = Path(out)
-        for case, path in self.paths.items():
-            if self.output(case).resolve() == path.resolve():
-                msg = (
-                    f"'{path}' would be overwritten by its prediction; choose another output folder"
-                )
-                raise ValueError(msg)
         # headers only: a file that can't be read is known before the first prediction
         self._grids = {case: read_grid(path) for case, path in self.paths.items()}
+        self._names = {
+            case: label_name(self.paths[case], num_slices=grid.shape[2], file_format=file_format)
+            for case, grid in self._grids.items()
+        }
+        self._refuse_overwriting()
         self._geometries = {
-            case: CaseGeometry.of(grid, case=case, axis=axis) for case, grid in self._grids.items()
+            case: self.slicing.lay(CaseGeometry.of(grid, case=case, axis=axis))
+            for case, grid in self._grids.items()
         }
         self._index = [
-            (case, index)
+            (case, number)
             for case, geometry in self._geometries.items()
-            for index in range(geometry.slices_shape[0])
+            for number in range(geometry.slices_shape[0] * geometry.num_tiles)
         ]
+        self._is_blended = trained.tile_size is not None or trained.spacing_mm is not None
         self._loaded: tuple[str, np.ndarray[Any, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, position: int) -> Item:
-        case, index = self._index[position]
+        case, number = self._index[position]
         if self._loaded is None or self._loaded[0] != case:
             volume = read_volume(self.paths[case])
-            slices, _ = prepare_case(volume, case=case, intensity=self.intensity, axis=self.axis)
+            slices, _ = prepare_case(
+                volume, case=case, intensity=self.intensity, slicing=self.slicing
+            )
             self._loaded = (case, slices)
-        image = self._loaded[1][index]
-        return self.transform(
-            {
-                "case": case,
-                "index": index,
-                "image": image_tensor(image),
-                "size_hw": np.array(image.shape[:2], dtype=np.int64),
-            }
+        num_tiles = self._geometries[case].num_tiles
+        index, tile = divmod(number, num_tiles)
+        image = stacked_slice(
+            self._loaded[1], number, num_tiles=num_tiles, distance=self.neighbours
         )
+        item = {
+            "case": case,
+            "index": index,
+            "image": image,
+            "size_hw": np.array(image.shape[1:], dtype=np.int64),
+        }
+        return self.transform({**item, "tile": tile} if self._is_blended else item)
 
     def grid(self, case: str) -> Grid:
         """Voxel grid of the case's file."""
@@ -92,20 +120,14 @@ class RawSlices(Dataset[Item]):
 
     def output(self, case: str) -> Path:
         """Where the case's label file goes."""
-        return self.out / self.paths[case].name
+        return self.out / self._names[case]
 
-
-def _files(images: str | Path | Sequence[str | Path]) -> dict[str, Path]:
-    given = [images] if isinstance(images, str | Path) else list(images)
-    paths: dict[str, Path] = {}
-    for entry in map(Path, given):
-        if not entry.exists():
-            msg = f"'{entry}' does not exist"
-            raise FileNotFoundError(msg)
-        found = find_volumes(entry) if entry.is_dir() else {case_id(entry): entry}
-        for case, path in found.items():
-            if case in paths:
-                msg = f"'{paths[case]}' and '{path}' have one name; predict them into two folders"
+    def _refuse_overwriting(self) -> None:
+        scans = {path.resolve(): path for path in self.paths.values()}
+        for case in self.paths:
+            scan = scans.get(self.output(case).resolve())
+            if scan is not None:
+                msg = (
+                    f"'{scan}' would be overwritten by its prediction; choose another output folder"
+                )
                 raise ValueError(msg)
-            paths[case] = path
-    return paths

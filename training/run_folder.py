@@ -19,6 +19,7 @@ from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.training.joined import JoinedManifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
 from samtune.training.task import Task
 
@@ -37,7 +38,7 @@ MAY_DIFFER = (
     "num_workers",
 )
 # settings that older runs lack, with what they did
-LATER_SETTINGS = {"activation": "softmax"}
+LATER_SETTINGS = {"activation": "softmax", "neighbours": 0, "sampler": "all"}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,16 @@ class RunFolder:
         self.task = task
         self.network = network
 
-    def _slices_hash(self) -> str:
+    def _slices_hash(self) -> str | list[str]:
+        if isinstance(self.manifest, JoinedManifest):
+            roots = [part.manifest.root for part in self.manifest.parts]
+            return [sha256_of(root / MANIFEST_NAME) for root in roots]
         return sha256_of(self.manifest.root / MANIFEST_NAME)
+
+    def _folders(self) -> str | list[str]:
+        if isinstance(self.manifest, JoinedManifest):
+            return [str(part.manifest.root.resolve()) for part in self.manifest.parts]
+        return str(self.manifest.root.resolve())
 
     def start(self) -> None:
         """Check the folder, log the parameter counts, write ``run.json``.
@@ -120,9 +129,10 @@ class RunFolder:
             "settings": self.settings,
             "task": self.task.to_dict(),
             "data": {
-                "dataset_dir": str(self.manifest.root.resolve()),
+                "dataset_dir": self._folders(),
                 "slices": self._slices_hash(),
                 **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
+                "slicing": self.manifest.settings.get("slicing", {}),
             },
             "network": {**base_config(self.network), "peft": self.network.peft},
             "parameters": {
@@ -152,14 +162,25 @@ class TrainedRun:
     task: Task
 
     @property
-    def dataset_dir(self) -> str:
-        """Slices it was trained on."""
-        return str(self.record["data"]["dataset_dir"])
+    def dataset_dir(self) -> str | list[str]:
+        """Slices it was trained on; a list of joined folders."""
+        folders = self.record["data"]["dataset_dir"]
+        return [str(one) for one in folders] if isinstance(folders, list) else str(folders)
 
     @property
     def intensity(self) -> dict[str, Any]:
         """Intensity step of its training data."""
         return dict(self.record["data"]["intensity"])
+
+    @property
+    def slicing(self) -> dict[str, Any]:
+        """How the slices it was trained on were cut, beside the axis."""
+        return dict(self.record["data"].get("slicing", {}))  # older runs have none
+
+    @property
+    def neighbours(self) -> int:
+        """Distance of the slices that were read as first and third channel; 0: none."""
+        return int(self.record["settings"].get("neighbours", 0))
 
     @property
     def axis(self) -> int | None:

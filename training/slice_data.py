@@ -15,6 +15,9 @@ Item = dict[str, Any]
 def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) -> list[Item]:
     """Items ``file, position, case, index`` of a split, sorted by case and index.
 
+    Where slices are tiled or resampled there is ``tile`` too: what is predicted on them has to be
+    put together first.
+
     Args:
         labelled_only: leave out slices without a label pixel.
 
@@ -36,16 +39,25 @@ def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) 
             "'samtune slice' with --labels"
         )
         raise ValueError(msg)
+    slicing = manifest.settings.get("slicing", {})
+    blended = "tile_size" in slicing or "spacing_mm" in slicing
     return [
         {
             "file": str(Path(manifest.root) / record.file),
             "position": record.position,
             "case": record.case,
             "index": record.index,
+            **({"tile": record.tile} if blended else {}),
+            **_values(manifest, record.case),
         }
         for record in records
         if record.labels or not labelled_only
     ]
+
+
+def _values(manifest: Manifest, case: str) -> Item:
+    joint = manifest.joint_values(case)
+    return {} if joint is None else {"values": joint}
 
 
 class EpochSampler(Sampler[int]):

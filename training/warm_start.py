@@ -14,7 +14,8 @@ def warm_start(network: SamSegmenter, path: str | Path, *, peft: Mapping[str, An
     """Load a trained adapter of the same method and base; join the class head by class name.
 
     Classes that both have take token, hypernetwork and bias of the trained one; the others keep
-    their start. What is read from the file is loaded whole or not at all.
+    their start, and all do where the file names no classes. What is read from the file is loaded
+    whole or not at all.
 
     Args:
         network: adapted, with ``class_names``.
@@ -22,22 +23,24 @@ def warm_start(network: SamSegmenter, path: str | Path, *, peft: Mapping[str, An
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another base or method, unknown class names, or none that is shared.
+        ValueError: another base or method, or no class name that is shared.
     """
     adapter = read_adapter(path)
     body = fitting_tensors(adapter, network, peft=peft, head=False)
     if network.class_names is None:
         msg = f"adapter '{path}' is joined by class name: the network needs class_names"
         raise ValueError(msg)
+    names = class_names_of(adapter)
+    if names is None:  # a converted adapter of another tool: nothing to join by
+        load_trained_state(network, body)
+        return JoinReport(joined=(), new=tuple(network.class_names), left=())
     head = {
         name.removeprefix(HEAD_PREFIX): tensor
         for name, tensor in adapter.tensors.items()
         if name.startswith(HEAD_PREFIX)
     }
     try:
-        report = join_class_head(
-            network.class_head, network.class_names, head, class_names_of(adapter)
-        )
+        report = join_class_head(network.class_head, network.class_names, head, names)
     except ValueError as error:
         msg = f"adapter '{path}' can't be joined: {error}"
         raise ValueError(msg) from error
@@ -45,17 +48,13 @@ def warm_start(network: SamSegmenter, path: str | Path, *, peft: Mapping[str, An
     return report
 
 
-def class_names_of(adapter: AdapterFile) -> list[str]:
+def class_names_of(adapter: AdapterFile) -> list[str] | None:
     """Class names of an adapter file in channel order; older ones have them in their task.
 
-    Raises:
-        ValueError: the file says nothing of its classes.
+    ``None``: the file says nothing of its classes.
     """
     names = adapter.base.get("class_names")
     if names is None:
         classes = adapter.extra.get("task", {}).get("classes", {})
         names = [classes[key] for key in sorted(classes, key=int)]
-    if not names:
-        msg = f"adapter '{adapter.path}' does not name its classes"
-        raise ValueError(msg)
-    return [str(name) for name in names]
+    return [str(name) for name in names] if names else None

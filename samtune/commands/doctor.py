@@ -22,6 +22,8 @@ REQUIRED = {
     "segment-anything": "segment_anything",
     "nibabel": "nibabel",
     "SimpleITK": "SimpleITK",
+    "pydicom": "pydicom",
+    "tifffile": "tifffile",
     "pytorch-ignite": "ignite.engine",
     "scikit-image": "skimage",
     "pyyaml": "yaml",
@@ -29,12 +31,14 @@ REQUIRED = {
     "scipy": "scipy",
     "safetensors": "safetensors",
     "joblib": "joblib",
+    "filelock": "filelock",
     "tqdm": "tqdm",
     "fire": "fire",
     "jsonschema": "jsonschema",
     "tensorboard": "tensorboard",
     "surface-distance": "surface_distance",
     "pillow": "PIL",
+    "connected-components-3d": "cc3d",
 }
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
 ARCH = "lite_medsam"

@@ -74,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
             network,
             args.out / name,
             part=Path(name).stem,
-            class_names=list(trained.task.classes.values()),
+            class_names=trained.task.channel_names,
             mask_input=args.mask_input,
         )
         print(args.out / name, flush=True)
+    painted = trained.task.paint or list(trained.task.classes)
     description = {
         "samtune": __version__,
         "run": args.run_dir.resolve().name,
@@ -85,9 +86,13 @@ def run(args: argparse.Namespace) -> int:
         "merged": merged,
         "classes": [{"name": "background", "label": 0, "channel": 0}]
         + [
-            {"name": name, "label": value, "channel": channel}
-            for channel, (value, name) in enumerate(trained.task.classes.items(), start=1)
+            {"name": name, "label": label, "labels": list(labels), "channel": channel}
+            for channel, (label, (name, labels)) in enumerate(
+                zip(painted, trained.task.channel_labels.items(), strict=True), start=1
+            )
         ],
+        # sigmoid: logits > 0, later channels painted over earlier ones; softmax: argmax
+        "activation": trained.task.activation,
         "intensity": trained.intensity,
         "frame": FRAME,
         "normalization": NORMALIZATIONS[network.normalization],

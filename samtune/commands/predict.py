@@ -10,7 +10,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="folder of a training run")
     parser.add_argument(
-        "images", metavar="SCAN", type=Path, nargs="+", help="NIfTI file, or folder of them"
+        "images",
+        metavar="SCAN",
+        type=Path,
+        nargs="+",
+        help="file, folder of files, or DICOM folder",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder of the label files, named like scans"
@@ -28,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (default: auto)"
     )
     parser.add_argument("--batch-size", type=int, default=4, help="slices at a time (default: 4)")
+    parser.add_argument(
+        "--format",
+        choices=("nii.gz", "nii", "nrrd", "mha", "png"),
+        help="of the label files (default: as each scan; NIfTI where that cannot hold a label)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
@@ -43,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.checkpoint,
         device=args.device,
         batch_size=args.batch_size,
+        file_format=args.format,
         progress=False if args.quiet else None,
     )
     for file in files:

@@ -135,3 +135,88 @@ def test_the_script_is_the_same_entry(folders):
     )
     assert done.returncode == 0, done.stderr
     assert "8 slices of 2 cases" in done.stdout
+
+
+def test_intensity_label_and_slicing_options_reach_the_manifest(arguments, folders, capsys):
+    arguments[arguments.index("mr")] = "ct"
+    options = ["--preset", "lung", "--bits", "16", "--axis", "coronal", "--layout", "volume"]
+    options += ["--label-map", "1=>2:organ", "--label-map", "*=>0", "--min-voxels", "3"]
+    options += ["--min-pixels", "2", "--ignore-label", "9", "--crop", "1.5mm", "--tile", "3"]
+    options += ["--spacing", "0.5,1", "--channels", "3", "--split-counts", "2", "0", "0"]
+    assert main([*arguments, *options]) == 0
+    settings = load_manifest(folders / "out").settings
+    assert (settings["axis"], settings["class_names"]) == (1, {"2": "organ"})
+    intensity = settings["intensity"]
+    assert (intensity["window_level"], intensity["window_width"]) == (-600, 1500)
+    assert intensity["bits"] == 16
+    assert settings["slicing"] == {
+        "spacing_mm": [0.5, 1.0],
+        "crop_margin": 1.5,
+        "crop_unit": "mm",
+        "tile_size": 3,
+        "channels": 3,
+    }
+    assert settings["label_steps"] == {
+        "map": [
+            {"from": [1], "to": 2, "name": "organ"},
+            {"from": "*", "to": 0, "name": None},
+        ],
+        "min_voxels": 3,
+        "min_pixels": 2,
+        "ignore_label": 9,
+    }
+
+
+def test_percentiles_and_scope_reach_the_manifest_and_defaults_stay_out(arguments, folders):
+    assert main([*arguments, "--percentiles", "2", "98", "--scope", "slice", "--tile", "8"]) == 0
+    settings = load_manifest(folders / "out").settings
+    assert settings["intensity"] == {
+        "modality": "mr",
+        "lower_percentile": 2.0,
+        "upper_percentile": 98.0,
+        "window_level": None,
+        "window_width": None,
+        "scope": "slice",
+    }
+    assert settings["slicing"] == {"tile_size": 8, "tile_overlap": 1}
+    assert main([*arguments, "--force"]) == 0
+    assert not {"slicing", "label_steps"} & set(load_manifest(folders / "out").settings)
+
+
+def test_a_dry_run_counts_tiles(arguments, folders, capsys):
+    assert main([*arguments, "--dry-run", "--tile", "4", "--tile-overlap", "0"]) == 0
+    out = capsys.readouterr().out
+    # 5 x 8 pixels are 2 x 2 tiles, 6 x 8 too; 4 slices of each case
+    assert "32 slices of 2 cases" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--crop", "5"], "'5' is not a margin such as 10px or 5mm"),
+        (["--spacing", "1,2,3"], "'1,2,3' is not MM or MM,MM"),
+        (["--spacing", "0"], "numbers > 0"),
+        (["--preset", "spine"], "invalid choice: 'spine'"),
+        (["--axis", "oblique"], "invalid choice: 'oblique'"),
+    ],
+)
+def test_wrong_values_of_the_new_options_are_usage_errors(arguments, capsys, option, message):
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, *option])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--preset", "lung"], "preset lung is for modality ct, got 'mr'"),
+        (["--label-map", "1=2"], "'1=2' is not VALUE"),
+        (["--label-map", "7=>1"], "label value 1 has no rule"),
+        (["--tile-overlap", "3"], "give --tile too"),
+        (["--tile", "4", "--tile-overlap", "4"], "overlap 4, size 4"),
+    ],
+)
+def test_options_that_contradict_are_one_line_and_exit_1(arguments, capsys, option, message):
+    assert main([*arguments, *option]) == 1
+    assert message in capsys.readouterr().err

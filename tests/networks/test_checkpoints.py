@@ -119,9 +119,34 @@ def test_truncated_file(tmp_path, suffix, kept):
 
 
 def test_text_file(tmp_path):
-    (tmp_path / "base.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "base.pth").write_text("no checkpoint\n")
     with pytest.raises(ValueError, match=r"base\.pth' is refused"):
         read_state_dict(tmp_path / "base.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"\x10\0\0\0\0\0\0\0{}", "in safetensors' format: rename it"),
+    ],
+)
+def test_what_lies_in_a_checkpoints_place_is_named(tmp_path, content, said):
+    (tmp_path / "base.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"base\.pth' is {said}"):
+        read_state_dict(tmp_path / "base.pth")
+
+
+def test_a_flipped_bit_is_found_by_the_archives_checksum(tmp_path):
+    path = tmp_path / "base.pth"
+    torch.save({"weight": torch.arange(4096.0)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(torch.arange(1000.0, 1010.0).numpy().tobytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"base\.pth' is altered: the checksum of its part"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_help_names_every_verb_and_imports_none(
     monkeypatch.setattr(cli, "import_module", lambda name: pytest.fail(f"imported {name}"))
     assert exit_code(["--help"]) == 0
     out = capsys.readouterr().out
-    verbs = {"slice", "evaluate", "predict", "export", "weights", "methods", "text", "doctor"}
-    verbs |= {"report"}
+    verbs = {"slice", "inspect", "split", "evaluate", "predict", "export", "weights", "methods"}
+    verbs |= {"text", "doctor", "convert", "report"}
     assert verbs == set(cli.VERBS)
     assert all(f"    {name} " in out for name in cli.VERBS)
 

@@ -52,6 +52,8 @@ def rewrite(path, *, header=None, tensors=None):
     with safe_open(path, framework="pt") as file:
         old = json.loads(file.metadata()["samtune"])
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if tensors is not None:
+        del old["tensors_sha256"]  # as in older files: nothing is known of the tensors
     new = old if header is None else header(old)
     text = new if isinstance(new, str) else json.dumps(new)
     save_file(held if tensors is None else tensors(held), path, {"samtune": text})
@@ -206,6 +208,26 @@ def test_adapter_of_a_merged_network_is_refused(saved, make_segmenter):
     assert_refused_and_unchanged(
         make_segmenter().requires_grad_(False), path, peft, r"doesn't fit: missing \[\], unexpected"
     )
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 7.0])
+def test_altered_tensors_are_refused(saved, make_segmenter, value, known):
+    """NaN always; another number where the file says what it held."""
+    _, peft, path = saved
+    other, _ = adapted(make_segmenter())
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["samtune"])
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    held["class_head.tokens"][0, 3] = value
+    if not known:
+        del header["tensors_sha256"]
+    save_file(held, path, {"samtune": json.dumps(header)})
+    if value == 7.0 and not known:
+        load_adapter(other, path, peft=peft)
+        return
+    message = "was altered" if value == 7.0 else r"holds NaN or infinite values in class_head\.tok"
+    assert_refused_and_unchanged(other, path, peft, message)
 
 
 def test_missing_and_misshaped_tensors_are_named(saved, make_segmenter):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from samtune.preprocessing import contact_sheet
 from samtune.preprocessing.contact_sheet import (
     COLOURS,
     TILE,
@@ -10,6 +13,7 @@ from samtune.preprocessing.contact_sheet import (
     upright,
 )
 from samtune.preprocessing.manifest import load_manifest
+from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_volumes import slice_volumes
 
 
@@ -82,3 +86,19 @@ def test_more_cases_than_tiles_are_thinned_evenly(tmp_path, cases):
     assert pixels(tmp_path / "two.png").shape[1] == 2 * 184 + 4
     with pytest.raises(ValueError, match="3 cases, 0 tiles"):
         draw_contact_sheet(manifest, tmp_path / "none.png", max_tiles=0)
+
+
+def test_pictures_are_drawn_as_they_are_and_scans_upright(run, tmp_path):
+    run()
+    manifest = load_manifest(tmp_path / "out")
+    row = next(row for row in manifest.slices if row.case == "a")
+    record = manifest.cases["a"]
+    height, width = record.geometry.slices_shape[1:]
+    image = np.zeros((1, height, width), np.uint16)
+    image[0, 0, :] = 65535  # the first row; of a scan what lies furthest left
+    write_slice_file(manifest.path(row), image, None)
+    scan = contact_sheet._tile(manifest, row).mean(axis=2)
+    manifest.cases["a"] = replace(record, image_name="a.png")
+    picture = contact_sheet._tile(manifest, row).mean(axis=2)
+    assert picture[0].min() > 200 > 50 > picture[-1].max()
+    assert scan[:, 0].min() > 200 > 50 > scan[:, -1].max()

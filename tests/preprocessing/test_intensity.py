@@ -73,7 +73,7 @@ def test_settings_survive_json_and_unknown_keys_are_named():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"modality": "xray"}, "modality must be one of mr, ct, oct: 'xray'"),
+        ({"modality": "xray"}, "modality must be one of mr, ct, oct, rgb: 'xray'"),
         ({"modality": "mr"}, "percentiles None and None"),
         (
             {"modality": "mr", "lower_percentile": 9.0, "upper_percentile": 1.0},

@@ -1,3 +1,5 @@
+import csv
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -122,3 +124,52 @@ def test_a_file_as_output_folder_and_a_foreign_record_are_named(run, tmp_path):
         (tmp_path / "out/cases/a.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             run()
+
+
+def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(run, tmp_path, read_all):
+    for name in ("b.txt", "a/c.txt", "slices/d.npz", "notes.md", "z.bin"):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    before = read_all(tmp_path / "out")
+    for changes in ({}, {"force": True}, {"dry_run": True}):
+        with pytest.raises(ValueError, match=r"did not write \(a, b\.txt, notes\.md and 1 more\)"):
+            run(**changes)
+    assert read_all(tmp_path / "out") == before
+
+
+def test_an_empty_folder_and_one_of_ours_with_a_note_are_taken(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    run()
+    (tmp_path / "out/notes.md").write_text("seen")
+    assert run().skipped == ["a", "b", "c"]
+    assert run(force=True).done == ["a", "b", "c"]
+    assert (tmp_path / "out/notes.md").read_text() == "seen"
+
+
+def test_failures_are_listed_in_a_csv_without_folders_until_they_are_mended(run, cases, tmp_path):
+    good = {path: path.read_bytes() for path in cases[0].iterdir()}
+    for name in ("c", "a"):
+        (cases[0] / f"{name}.nii.gz").write_bytes(b"")
+    report = run()
+    with (tmp_path / "out/failures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["file"]) for row in rows] == [("a", "a.nii.gz"), ("c", "c.nii.gz")]
+    assert rows[0]["reason"].startswith("a.nii.gz: not a complete NIfTI file")
+    assert report.failed["a"].replace(f"{cases[0]}/", "") == rows[0]["reason"]
+    assert str(tmp_path) not in (tmp_path / "out/failures.csv").read_text()
+    for path, content in good.items():
+        path.write_bytes(content)
+    run()
+    assert not (tmp_path / "out/failures.csv").exists()
+
+
+def test_names_of_files_are_names_on_every_system(run, cases, tmp_path):
+    for folder in cases:  # characters of a name here, separators on Windows
+        (folder / "a.nii.gz").rename(folder / "x:a*.nii.gz")
+    assert run().done == ["b", "c", "x_a_"]
+    outside = {path.name for path in tmp_path.iterdir()}
+    assert outside == {"data", "out"}
+    names = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert {"x_a_.json", "x_a__000.npz"} <= names
+    assert not any(set(name) & set("\\:*") for name in names)

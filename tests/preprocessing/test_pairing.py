@@ -80,3 +80,34 @@ def test_a_missing_path_is_named(folders, tmp_path):
         pair_files(tmp_path / "nowhere", None)
     with pytest.raises(FileNotFoundError, match=r"labels: looked for .* found nothing"):
         pair_files(images, tmp_path / "labels")
+
+
+def test_folders_of_pictures_and_of_series_are_images_too(tmp_path):
+    for name in (
+        "p/b.png",
+        "p/a.jpg",
+        "l/a.png",
+        "l/b.tif",
+        "d/1/0.dcm",
+        "d/2/0.dcm",
+        "d/2/1.dcm",
+        "m/1.nii",
+        "m/2.nii",
+        "s/I1.ima",
+        "s/I2.ima",
+        "x/y/z.nii",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(pair_files(tmp_path / "p", tmp_path / "l")) == [
+        ("a", "a.jpg", "a.png"),
+        ("b", "b.png", "b.tif"),
+    ]
+    assert names(pair_files(tmp_path / "d", tmp_path / "m")) == [
+        ("1", "1", "1.nii"),
+        ("2", "2", "2.nii"),
+    ]
+    assert names(pair_files(tmp_path / "s", None)) == [("s", "s", None)]  # one series
+    assert names(pair_files(tmp_path / "p/a.jpg", tmp_path / "l")) == [("a", "a.jpg", "a.png")]
+    with pytest.raises(FileNotFoundError, match=r"looked for .*\.nii.* found 1 other entries \(y/"):
+        pair_files(tmp_path / "x", None)

@@ -207,7 +207,7 @@ def test_if_all_cases_fail_there_is_no_manifest(run, cases, tmp_path):
         path.write_bytes(b"")
     report = run()
     assert sorted(report.failed) == ["a", "b", "c"]
-    assert not list((tmp_path / "out").rglob("*.*"))
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["failures.csv"]
 
 
 def test_a_full_disk_fails_the_case_and_leaves_no_record(run, tmp_path, monkeypatch):
@@ -224,7 +224,8 @@ def test_a_full_disk_fails_the_case_and_leaves_no_record(run, tmp_path, monkeypa
         patch.setattr(slice_case, "write_slice_file", full)
         failing = {"a_001.npz", "b_001.npz", "c_001.npz"}
         assert len(run().failed) == 3
-        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert left == ["failures.csv"]
         failing = {"b_001.npz"}
         report = run()
     assert report.failed == {"b": "No space left on device"}
@@ -260,7 +261,7 @@ def test_a_csv_gives_the_split_and_its_change_is_noticed(run, tmp_path):
 
 
 def test_a_killed_worker_is_one_clear_error(run, monkeypatch):
-    module = importlib.import_module("samtune.preprocessing.slice_volumes")
+    module = importlib.import_module("samtune.preprocessing.run_cases")
 
     class Parallel:
         def __init__(self, **_):

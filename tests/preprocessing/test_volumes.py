@@ -227,6 +227,12 @@ def test_volumes_are_found_sorted_without_hidden_and_other_files(tmp_path):
     assert case_id(tmp_path / "c.d.nii.gz") == "c.d"
 
 
+def test_volumes_of_every_format_are_found(tmp_path):
+    for name in ("a.mha", "b.NRRD", "c.mgz", "d.mhd", "d.raw"):
+        (tmp_path / name).touch()
+    assert list(find_volumes(tmp_path)) == ["a", "b", "c", "d"]
+
+
 def test_two_files_of_one_case_are_named(tmp_path):
     (tmp_path / "a.nii").touch()
     (tmp_path / "a.nii.gz").touch()
