@@ -15,6 +15,7 @@ from samtune.evaluation.report.facts import CaseVolume, RunFacts
 from samtune.evaluation.report.scores import CaseScore, parse_scores
 from samtune.networks.weights import sha256_of
 from samtune.preprocessing.contact_sheet import upright
+from samtune.preprocessing.label_files import is_picture
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest, load_manifest
 from samtune.preprocessing.slice_file import read_slice_file
 from samtune.preprocessing.slicing import slice_spacing, volume_to_slices
@@ -23,7 +24,6 @@ from samtune.training.case_stream import image_volume, reference_volume
 from samtune.training.run_folder import RUN_FILE, load_run
 
 CURVE_FILE = "curve.csv"
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def run_facts(
@@ -107,7 +107,7 @@ class CasePictures:
         if geometry is None:
             msg = f"'{self.manifest.root}' has no case '{case}'"
             raise ValueError(msg)
-        picture = Path(self.manifest.cases[case].image_name).suffix.lower() in PICTURE_SUFFIXES
+        picture = is_picture(Path(self.manifest.cases[case].image_name))
         labelled = all(record.labels is not None for record in self.manifest.select(case=case))
         reference = prediction = None
         if labelled:
