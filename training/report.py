@@ -217,11 +217,11 @@ def _pictures(
     folder = run / f"predictions_{split}"
     predictions = {}
     if folder.is_dir():
-        predictions = {
-            case_id(path): path
-            for path in sorted(folder.iterdir())
-            if volume_suffix(path) is not None
-        }
+        for path in sorted(folder.iterdir()):
+            if volume_suffix(path) is not None:
+                predictions[case_id(path)] = path
+            elif is_picture(path):
+                predictions[path.stem] = path
     if not predictions:
         missing.append(
             f"There are no predictions ({folder.name}): pictures show the reference alone. "
