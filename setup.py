@@ -141,6 +141,7 @@ if __name__ == "__main__":
         package_data={
             "samtune": ["py.typed"],
             "samtune.preprocessing": ["schemas/*.json"],
+            "samtune.evaluation.report": ["*.css", "*.js"],
             "samtune.bundles": [
                 "*/configs/*",
                 "*/configs/*/*",

@@ -61,6 +61,11 @@ VERBS = {
         "segment a raw scan with a trained run; writes a label volume on the scan's grid",
         "samtune predict runs/sam_finetune scan.nii.gz --out predictions",
     ),
+    "report": Verb(
+        "samtune.commands.report",
+        "write a run's results as one HTML file with pictures, and figures for a paper",
+        "samtune report runs/lora --out report.html",
+    ),
     "export": Verb(
         "samtune.commands.export",
         "write a trained run as ONNX or TorchScript files that run without samtune",

@@ -61,3 +61,5 @@ fi
 step "results"
 "$bin/python" scripts/quickstart_report.py "$out"
 echo "took $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s after installation"
+echo "report, to be opened in a browser:"
+"$bin/samtune" report "$out/lora" --slices "$out/slices"

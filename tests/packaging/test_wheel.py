@@ -62,6 +62,7 @@ def test_wheel_has_every_code_and_data_file(wheel: Path, repo_root: Path):
         expected |= {f"samtune/{path.relative_to(repo_root).as_posix()}" for path in files}
     data = [
         *(repo_root / "preprocessing" / "schemas").glob("*.json"),
+        *(repo_root / "evaluation" / "report").glob("report.*s"),
         *(path for path in (repo_root / "bundles").glob("*/configs/**/*") if path.is_file()),
         *(repo_root / "bundles").glob("*/docs/*"),
         *(repo_root / "bundles").glob("*/LICENSE"),
