@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from samtune.evaluation.case_patients import patients_of
 from samtune.evaluation.diagonals import diagonals_of
-from samtune.evaluation.label_files import find_labels, read_label_file
+from samtune.evaluation.label_files import find_labels, label_grid, read_label_file
 from samtune.evaluation.metrics import check_tolerances
 from samtune.evaluation.metrics_csv import MetricsCsv
 from samtune.evaluation.regions import Region, check_regions, with_options
@@ -173,7 +173,7 @@ def evaluate_folders(
         if reason is not None:
             failures[rows[0].case] = reason
         table.add(rows, reason=reason)
-    diagonals = diagonals_of(table.rows, refs, grid_of=_label_grid)
+    diagonals = diagonals_of(table.rows, refs, grid_of=label_grid)
     rows = table.finish(notes={"diagonals": diagonals})
     summary = summarise(rows, patients=patients, diagonals=diagonals)
     summary_out = table.path.with_name(f"{table.path.stem}_summary.csv")
@@ -191,11 +191,6 @@ def evaluate_folders(
         missing=[case for case in missing if case not in failures],
         extra=extra,
     )
-
-
-def _label_grid(path: Path) -> tuple[Sequence[int], Sequence[float] | None]:
-    label = read_label_file(path)
-    return label.array.shape, label.spacing
 
 
 def _find_regions(

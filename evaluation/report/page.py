@@ -128,9 +128,9 @@ def _summary(facts: RunFacts) -> Markup:
     parts = [
         tag(
             "p",
-            f"{len(cases)} {facts.split} cases, each scored on its own grid. Intervals: BCa "
-            "bootstrap of the mean over cases, 9999 resamples; with fewer than about 10 cases "
-            "they are too narrow more often than they should be.",
+            f"{len(cases)} {facts.split} cases, each scored on its own grid. Intervals: "
+            "bootstrap of the mean over cases, 9999 resamples, BCa from 8 cases on, percentiles "
+            "below; with so few they are too narrow more often than they should be.",
         ),
         summary_table(facts.scores, names, metrics),
     ]

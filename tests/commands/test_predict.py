@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_function(asked, capsys):
         "checkpoint": None,
         "device": "auto",
         "batch_size": 4,
+        "file_format": None,
         "progress": None,
     }
     assert capsys.readouterr().out.split() == ["out/a.nii.gz", "out/b.nii.gz"]
@@ -45,6 +46,7 @@ def test_every_option_arrives(asked):
         "checkpoint": Path("b.pth"),
         "device": "cuda:1",
         "batch_size": 9,
+        "file_format": None,
         "progress": False,
     }
 

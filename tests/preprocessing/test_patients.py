@@ -12,7 +12,8 @@ def test_the_group_is_the_patient(regex):
 
 def test_a_table_gives_the_patients(tmp_path):
     path = tmp_path / "patients.csv"
-    path.write_text("\ufeffcase,age,patient\nImage_01L,5,x\nImage_01R,5,x\nImage_02L,6, y \n")
+    table = "\ufeffcase,age,patient\nImage_01L,5,x\nImage_01R,5,x\nImage_02L,6, y \n"
+    path.write_text(table, encoding="utf-8")
     rule = PatientRule(csv=path)
     assert rule.of(CASES) == {"Image_01L": "x", "Image_01R": "x", "Image_02L": "y"}
     assert list(rule.to_dict()) == ["sha256"]
