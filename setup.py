@@ -61,6 +61,7 @@ EXTRAS = {
         "onnx",
         "onnxscript",
         "onnxruntime",  # tests run the exported files
+        "playwright",  # looks at reports in a Chromium of the system, where there is one
         "pytest",
         "pytest-xdist",
         "hypothesis",
