@@ -19,8 +19,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from samtune.atomic import PARTIAL_SUFFIX, whole_file
@@ -253,9 +253,13 @@ def to_storage(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _read(path: Path) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(_NAME).clone()  # not a view of the file
-        checksum = (file.metadata() or {}).get(_CHECKSUM)
+    data = path.read_bytes()  # not mapped: another process may remove the file at any moment
+    tensor = load(data).get(_NAME)
+    if tensor is None:
+        msg = f"it holds no tensor '{_NAME}'"
+        raise ValueError(msg)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    checksum = header.get("__metadata__", {}).get(_CHECKSUM)
     if checksum != str(_checksum(tensor)):
         msg = f"its checksum is {_checksum(tensor)}, written was {checksum}"
         raise ValueError(msg)

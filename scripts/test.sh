@@ -31,5 +31,6 @@ step "ruff check" "$python" -m ruff check .
 step "ruff format" "$python" -m ruff format --check .
 step "mypy" bash scripts/typecheck.sh
 echo "== pytest (-m \"$selection\")"
-# two processes: the tests use one thread each where it matters
+# two processes of one thread each: more threads would wait for each other
+export OMP_NUM_THREADS=1
 exec "$python" -m pytest -n 2 -m "$selection" ${pytest_args[@]+"${pytest_args[@]}"}

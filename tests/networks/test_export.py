@@ -53,7 +53,10 @@ def test_onnx_model_gives_our_logits_at_any_batch_size(make_segmenter, tmp_path,
         [logits] = run(opened, image)
         expected = segmenter(image)
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
-        assert torch.equal(logits.argmax(1), expected.argmax(1))
+        best = expected.topk(2, dim=1).values
+        clear = best[:, 0] - best[:, 1] > 1e-3  # both classes start alike: rounding would decide
+        assert clear.float().mean() > 0.5
+        assert torch.equal(logits.argmax(1)[clear], expected.argmax(1)[clear])
         assert expected.argmax(1).unique().numel() > 1
     assert opened.get_inputs()[0].shape == ["batch", 3, *[segmenter.image_size] * 2]
     assert opened.get_outputs()[0].shape[0] == "batch"
@@ -228,7 +231,11 @@ def test_torchscript_runs_in_a_torch_that_knows_no_samtune(make_segmenter, tmp_p
         if name.endswith("about"):
             assert found[name] == value
             continue
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        single = isinstance(value, torch.Tensor)
+        pairs = [(found[name], value)] if single else zip(found[name], value, strict=True)
+        for one, other in pairs:
+            # relative to the largest value: the other process may run on other threads
+            assert (one - other).abs().max() <= 1e-5 * max(1, float(other.abs().max())), name
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")

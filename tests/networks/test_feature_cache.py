@@ -182,6 +182,20 @@ def share(folder: str, limit: int, start: int, out) -> None:
     out.put(dataclasses.asdict(cache.counts))
 
 
+def test_an_entry_that_is_removed_while_it_is_read_is_missing(tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path, 10**6, torch.float32)
+    cache.put(key(1), values(1))
+    real = Path.read_bytes
+
+    def removed(self):
+        self.unlink()
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", removed)
+    assert cache.get(key(1)) is None
+    assert (cache.counts.missing, cache.counts.damaged) == (1, 0)
+
+
 def test_two_processes_write_read_and_evict_the_same_keys(tmp_path):
     limit = 16 * ENTRY  # fewer than the 24 entries
     context = multiprocessing.get_context("spawn")

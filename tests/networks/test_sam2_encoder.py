@@ -66,7 +66,9 @@ def test_prefix_then_suffix_is_forward_for_every_cut(encoder, size):
     for cut in CUTS:
         features = encoder.forward_prefix(x, cut)
         assert features.ndim == 4
-        assert torch.equal(encoder.forward_suffix(features, cut), expected), f"cut {cut}"
+        found = encoder.forward_suffix(features, cut)
+        # the same up to rounding: threads share sums otherwise in other shapes
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), f"cut {cut}"
 
 
 def test_features_hold_each_finished_stage_once(encoder):
