@@ -182,15 +182,15 @@ def embed_uniform(
         return no_mask.new_zeros(batch, 0, no_mask.shape[1]), dense
     if prompts.points is not None and prompts.point_labels is not None:
         sparse.append(_embed_points(encoder, prompts.points, prompts.point_labels))
-        if prompts.boxes is None:  # SAM's own padding point
-            last = encoder.not_a_point_embed.weight  # type: ignore[union-attr]
-            assert isinstance(last, Tensor)
-            sparse.append(last.expand(sparse[0].shape[0], 1, -1))
     if prompts.boxes is not None:
         corners = prompts.boxes.reshape(-1, 2, 2) + 0.5  # SAM adds half a pixel to boxes too
         embedded = _positions(encoder, corners)
         own = torch.cat(_point_weights(encoder)[2:4])
         sparse.append(embedded + own)
+    # the padding token: behind points alone in SAM, behind boxes too in SAM 2
+    if sparse and (prompts.boxes is None or getattr(encoder, "pads_boxes", False)):
+        last = cast(Tensor, encoder.not_a_point_embed.weight)  # type: ignore[union-attr]
+        sparse.append(last.expand(sparse[0].shape[0], 1, -1))
     if prompts.masks is not None:
         masks = prompts.masks.flatten(0, 1)[:, None]
         dense = encoder.mask_downscaling(masks)  # type: ignore[operator]

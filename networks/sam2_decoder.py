@@ -21,6 +21,8 @@ class Sam2PromptEncoder(PromptEncoder):  # type: ignore[misc]  # segment-anythin
     ``SAM2ImagePredictor`` passes the corners of a box as points, and points end with padding.
     """
 
+    pads_boxes = True
+
     def forward(
         self,
         points: tuple[Tensor, Tensor] | None,

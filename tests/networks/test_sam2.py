@@ -272,3 +272,20 @@ def test_no_graph_break(make_segmenter):
     image = torch.randn(1, 3, 64, 64)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     assert torch.equal(compiled(image), net(image))
+
+
+@pytest.mark.parametrize("names", [["boxes"], ["points", "point_labels"], ["boxes", "masks"]])
+@torch.no_grad()
+def test_uniform_prompts_are_the_others(pair, names):
+    """The path for export has upstream's padding token behind boxes too."""
+    _, net = pair(64)
+    image, given = torch.randn(2, 3, 64, 64), prompts(names, 64, 2, 4)
+    assert_near(net.forward_uniform(image, **given), net(image, **given)[0])
+
+
+@torch.no_grad()
+def test_uniform_boxes_with_points_are_the_others(pair):
+    _, net = pair(64)
+    given = prompts(["boxes", "points", "point_labels"], 64, 3, 4)
+    image = torch.randn(2, 3, 64, 64)
+    assert_near(net.forward_uniform(image, **given), net(image, **given)[0])
