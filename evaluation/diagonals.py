@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from samtune.evaluation.metric_kinds import length_unit, row_scores
+from samtune.evaluation.metric_kinds import row_scores
 from samtune.evaluation.table import Row
 from samtune.preprocessing.volumes import read_grid
 
@@ -48,7 +48,7 @@ def diagonals_of(
 def infinite_cases(rows: Iterable[Row]) -> dict[str, str]:
     """Cases with an infinite distance, and the unit of their lengths."""
     return {
-        row.case: length_unit(row)
+        row.case: row.unit
         for row in rows
         if any(math.isinf(value) for value in row_scores(row).values())
     }

@@ -49,14 +49,13 @@ def metric_kind(column: str) -> MetricKind | None:
 
 def row_scores(row: Row) -> dict[str, float]:
     """The scores of a row by column name, those that weren't asked for left out."""
-    unit = length_unit(row)
     found: dict[str, float | None] = {}
     for field in fields(row):
         if field.name == "nsd":
-            found |= {nsd_name(t, unit): value for t, value in row.nsd.items()}
+            found |= {nsd_column(t, row.unit): value for t, value in row.nsd.items()}
         else:
-            found[with_unit(field.name, unit)] = getattr(row, field.name)
-    found["volume_error_ml"] = getattr(row, "volume_error_ml", None)
+            found[with_unit(field.name, row.unit)] = getattr(row, field.name)
+    found["volume_error_ml"] = row.volume_error_ml
     return {
         name: float(value)
         for name, value in found.items()
@@ -64,16 +63,6 @@ def row_scores(row: Row) -> dict[str, float]:
     }
 
 
-def length_unit(row: Row) -> str:
-    """Unit of a row's lengths: ``px`` for an image without spacing."""
-    return str(getattr(row, "unit", "mm"))
-
-
 def with_unit(name: str, unit: str) -> str:
     """A field's column: ``hd95_mm`` is ``hd95_px`` where lengths are in pixels."""
     return f"{name.removesuffix('_mm')}_{unit}" if name.endswith("_mm") else name
-
-
-def nsd_name(tolerance: float, unit: str) -> str:
-    """Column of Surface Dice at a tolerance."""
-    return nsd_column(tolerance).removesuffix("mm") + unit

@@ -14,9 +14,9 @@ import numpy as np
 
 from samtune.atomic import write_atomically
 from samtune.evaluation.bootstrap import RESAMPLES
-from samtune.evaluation.metric_kinds import length_unit, metric_kind, nsd_name, row_scores
+from samtune.evaluation.metric_kinds import metric_kind, row_scores
 from samtune.evaluation.summary_statistics import MetricSummary, summarise_metric
-from samtune.evaluation.table import Row, format_csv, format_number
+from samtune.evaluation.table import Row, Unit, format_csv, format_number, nsd_column
 
 FORMAT_VERSION = 1
 STATISTICS = {
@@ -69,14 +69,14 @@ class SummaryRow:
     n_hd95_finite: int
     metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
     num_patients: int | None = None
-    unit: str = "mm"
+    unit: Unit = "mm"
 
     def headline(self) -> dict[str, str | int | float]:
         """The columns that fit on a screen, in order."""
         columns = dict(vars(self))
         del columns["metrics"], columns["num_patients"], columns["unit"]
         nsd = columns.pop("nsd_mean")
-        means = {f"{nsd_name(t, self.unit)}_mean": value for t, value in nsd.items()}
+        means = {f"{nsd_column(t, self.unit)}_mean": value for t, value in nsd.items()}
         last = {
             key.replace("_mm_", f"_{self.unit}_"): columns.pop(key)
             for key in list(columns)
@@ -244,7 +244,7 @@ def _summarise_group(
         for metric in dict.fromkeys(metric for row in scores for metric in row)
     }
     tolerances = dict.fromkeys(t for row in rows for t in row.nsd)
-    unit = length_unit(rows[0])
+    unit = rows[0].unit
     hd95 = metrics[f"hd95_{unit}"]
     return SummaryRow(
         label=label,

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 
 _PLAIN = re.compile(r"patch_embed\.proj\..+|blocks\.\d+\.(norm[12]|attn\.(qkv|proj))\..+")
@@ -51,12 +50,3 @@ def _grid(position: Tensor) -> Tensor:  # 1 (1 + h w) d -> 1 h w d
         msg = f"pos_embed has {tokens} positions besides the class token's, which is no square"
         raise ValueError(msg)
     return position[:, 1:].reshape(1, side, side, -1)
-
-
-def resample_positions(position: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic interpolation of a table ``1 h w d`` to another grid; the same grid is untouched."""
-    if tuple(position.shape[1:3]) == size:
-        return position
-    channels_first = position.permute(0, 3, 1, 2).float()
-    out = F.interpolate(channels_first, size, mode="bicubic", align_corners=False)
-    return out.permute(0, 2, 3, 1).to(position.dtype)

@@ -83,18 +83,17 @@ class PromptedDecoder(nn.Module):
             share = has_mask_input[:, None, None, None]
             dense = share * self.prompt_encoder.mask_downscaling(mask_input) + (1 - share) * dense
         decoder = self.mask_decoder
-        leading = decoder.leading_tokens()  # the last of them: IoU
-        own = torch.cat([leading, decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(embedding.shape[0], -1, -1), sparse], dim=1)
-        image_pe = self.prompt_encoder.get_dense_pe()
-        source, high_res = decoder.split(embedding)
-        tokens, pixels = decoder.transformer(source + dense, image_pe, tokens)
-        grid = pixels.transpose(1, 2).reshape(source.shape)
-        weights = decoder.output_hypernetworks_mlps[0](tokens[:, len(leading)])
-        masks = torch.einsum("bc,bchw->bhw", weights, decoder.upscale(grid, high_res))[:, None]
+        masks, iou_token = decoder.decode(
+            embedding,
+            self.prompt_encoder.get_dense_pe(),
+            sparse,
+            dense,
+            decoder.mask_tokens.weight,
+            list(decoder.output_hypernetworks_mlps)[:1],
+        )
         size = (self.image_size, self.image_size)
         masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-        return masks, decoder.iou_prediction_head(tokens[:, len(leading) - 1])[:, :1]
+        return masks, decoder.iou_prediction_head(iou_token)[:, :1]
 
     def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:  # b n 2, b n -> b n c
         encoder = self.prompt_encoder

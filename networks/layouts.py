@@ -13,7 +13,8 @@ from samtune.networks import reference_files as reference
 from samtune.networks import sam2_convert
 from samtune.networks.checkpoints import listed
 from samtune.networks.convert_huggingface import from_huggingface, is_huggingface
-from samtune.networks.convert_mae import from_mae, is_mae, resample_positions
+from samtune.networks.convert_mae import from_mae, is_mae
+from samtune.networks.tables import resize_pos_embed
 
 State = Mapping[str, Tensor]
 ENCODER = "image_encoder."
@@ -185,7 +186,7 @@ def completed_from(
     position = f"{ENCODER}pos_embed"
     if position in out and position in base and _is_grid(out[position], base[position]):
         height, width = base[position].shape[1:3]
-        out[position] = resample_positions(out[position], (height, width))
+        out[position] = resize_pos_embed(out[position], (height, width))
     return out
 
 

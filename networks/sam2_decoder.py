@@ -101,15 +101,12 @@ class Sam2MaskDecoder(SamMaskDecoder):
         Returns:
             Mask logits ``n 4 4h 4w`` and their predicted IoU ``n 4``.
         """
-        number = len(sparse_prompt_embeddings)
-        source, high_res = self.split(image_embeddings.expand(number, -1, -1, -1))
-        leading = self.leading_tokens()
-        own = torch.cat([leading, self.mask_tokens.weight]).expand(number, -1, -1)
-        tokens = torch.cat([own, sparse_prompt_embeddings], dim=1)
-        position = image_pe.expand(number, -1, -1, -1)
-        out, keys = self.transformer(source + dense_prompt_embeddings, position, tokens)
-        upscaled = self.upscale(keys.transpose(1, 2).reshape(source.shape), high_res)
-        mlps = self.output_hypernetworks_mlps
-        weights = torch.stack([f(out[:, len(leading) + i]) for i, f in enumerate(mlps)], 1)
-        masks = torch.einsum("bkc,bchw->bkhw", weights, upscaled)
-        return masks, self.iou_prediction_head(out[:, len(leading) - 1])
+        masks, iou_token = self.decode(
+            image_embeddings.expand(len(sparse_prompt_embeddings), -1, -1, -1),
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            self.mask_tokens.weight,
+            list(self.output_hypernetworks_mlps),
+        )
+        return masks, self.iou_prediction_head(iou_token)

@@ -276,20 +276,12 @@ class SamSegmenter(nn.Module):
         mask_tokens: Tensor,  # k c
         hypernetworks: Sequence[nn.Module],
     ) -> Tensor:
-        """SAM's mask decoder over a real batch, one mask for each hypernetwork."""
-        decoder = self.mask_decoder
-        batch, _, height, width = embedding.shape
-        source, high_res = decoder.split(embedding)  # type: ignore[operator]
-        leading = decoder.leading_tokens()  # type: ignore[operator]
-        own = torch.cat([leading, mask_tokens])
-        tokens = torch.cat([own.expand(batch, -1, -1), sparse.to(own.dtype)], dim=1)
+        """SAM's mask decoder, one mask for each hypernetwork, at the input's size."""
         image_pe = self.prompt_encoder.get_dense_pe()  # type: ignore[operator]
-        out_tokens, keys = decoder.transformer(source + dense, image_pe, tokens)  # type: ignore[operator]
-        grid = keys.transpose(1, 2).reshape(batch, -1, height, width)
-        upscaled = decoder.upscale(grid, high_res)  # type: ignore[operator]  # b c/8 4h 4w
-        first = len(leading)
-        weights = torch.stack([f(out_tokens[:, first + i]) for i, f in enumerate(hypernetworks)], 1)
-        logits = torch.einsum("bkc,bchw->bkhw", weights, upscaled)
+        logits: Tensor
+        logits, _ = self.mask_decoder.decode(  # type: ignore[operator]
+            embedding, image_pe, sparse, dense, mask_tokens, hypernetworks
+        )
         size = (self.image_size, self.image_size)
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)

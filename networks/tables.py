@@ -31,7 +31,9 @@ def fits_any_size(name: str, found: Tensor, own: Tensor) -> bool:
 
 
 def resize_pos_embed(table: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """``1 h w c`` to ``1 H W c``, bicubic, corners not aligned."""
+    """``1 h w c`` to ``1 H W c``, bicubic, corners not aligned; the same grid is untouched."""
+    if tuple(table.shape[1:3]) == grid_hw:
+        return table
     channels_first = table.to(torch.float32).permute(0, 3, 1, 2)
     out = F.interpolate(channels_first, grid_hw, mode="bicubic", align_corners=False)
     return out.permute(0, 2, 3, 1).contiguous().to(table.dtype)

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ import SimpleITK as sitk
 from PIL import Image
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.readers.grid import RAS_OF_LPS
 from samtune.preprocessing.volumes import Array, Grid, write_label
+from samtune.preprocessing.write_volumes import itk_file
 
 FORMATS = ("nii.gz", "nii", "nrrd", "mha", "png")
 # what a label is written as, by the suffix of its image; all others: NIfTI
@@ -31,7 +32,7 @@ _FORMAT_OF = {
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 NRRD_HEADER_LIMIT = 2**20  # bytes
 NRRD_GEOMETRY = ("space", "space units", "space directions", "space origin", "kinds")
-LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0])  # ITK counts towards left and posterior
+LPS_OF_RAS = RAS_OF_LPS[:3, :3]  # its own inverse; ITK counts towards left and posterior
 
 
 def is_picture(path: Path) -> bool:
@@ -139,10 +140,7 @@ def _itk(path: Path, values: Array, like: Grid) -> bytes:
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     image.SetDirection(direction)
-    with tempfile.TemporaryDirectory() as folder:  # ITK writes by name only
-        file = Path(folder) / f"label{path.suffix.lower()}"
-        sitk.WriteImage(image, str(file), useCompression=True)
-        return file.read_bytes()
+    return itk_file(image, path.suffix.lower())
 
 
 def _geometry(like: Grid) -> tuple[int, list[float], list[float], list[float]]:

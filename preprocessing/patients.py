@@ -1,6 +1,5 @@
 """Which cases are of one patient: left and right eye, visits, several series."""
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.preprocessing.slice_case import file_sha256
+from samtune.preprocessing.splits import read_case_column
 
 MAX_NAMED = 3
 
@@ -93,19 +93,11 @@ def check_patients(split: Mapping[str, str], patients: Mapping[str, str]) -> Non
 
 
 def _read_csv(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a CSV with columns case,patient")
     patients: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not {"case", "patient"} <= set(columns):
-            raise ValueError(f"{path}: columns are {','.join(columns)}; expected case,patient")
-        for row in reader:
-            case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
-            if patients.setdefault(case, patient) != patient:
-                raise ValueError(
-                    f"{path}: line {reader.line_num}: case {case!r} has two patients, "
-                    f"{patients[case]!r} and {patient!r}"
-                )
+    for line, case, patient in read_case_column(path, "patient"):
+        if patients.setdefault(case, patient) != patient:
+            raise ValueError(
+                f"{path}: line {line}: case {case!r} has two patients, "
+                f"{patients[case]!r} and {patient!r}"
+            )
     return patients

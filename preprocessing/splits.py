@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 SPLITS = ("train", "val", "test")
@@ -88,6 +88,26 @@ def _counts_of(number: int, ratio: Sequence[float]) -> list[int]:
     return counts
 
 
+def read_case_column(path: Path, column: str) -> Iterator[tuple[int, str, str]]:
+    """(line, case, value) of each row of a CSV with the columns ``case`` and ``column``.
+
+    UTF-8; further columns are ignored, spaces around the values removed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a column is missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a CSV with columns case,{column}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if not {"case", column} <= set(columns):
+            raise ValueError(f"{path}: columns are {','.join(columns)}; expected case,{column}")
+        for row in reader:
+            yield reader.line_num, (row["case"] or "").strip(), (row[column] or "").strip()
+
+
 def read_split_csv(path: Path, cases: Iterable[str] | None = None) -> dict[str, str]:
     """Read a split from a CSV with the columns ``case`` and ``split``.
 
@@ -104,24 +124,16 @@ def read_split_csv(path: Path, cases: Iterable[str] | None = None) -> dict[str, 
             are not in ``cases`` or the reverse.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a CSV with columns case,split")
     split: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not {"case", "split"} <= set(columns):
-            raise ValueError(f"{path}: columns are {','.join(columns)}; expected case,split")
-        for row in reader:
-            case, name = (row["case"] or "").strip(), (row["split"] or "").strip()
-            if name not in SPLITS:
-                raise ValueError(
-                    f"{path}: line {reader.line_num}: case {case!r} has split {name!r}; "
-                    "expected train, val or test"
-                )
-            if case in split:
-                raise ValueError(f"{path}: line {reader.line_num}: case {case!r} is there twice")
-            split[case] = name
+    for line, case, name in read_case_column(path, "split"):
+        if name not in SPLITS:
+            raise ValueError(
+                f"{path}: line {line}: case {case!r} has split {name!r}; "
+                "expected train, val or test"
+            )
+        if case in split:
+            raise ValueError(f"{path}: line {line}: case {case!r} is there twice")
+        split[case] = name
     if cases is not None:
         wanted = set(cases)
         unknown, missing = sorted(set(split) - wanted), sorted(wanted - set(split))

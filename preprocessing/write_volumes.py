@@ -114,6 +114,11 @@ def _itk(suffix: str, volume: Volume, array: Array) -> bytes:
     image.SetSpacing((norms * to_mm).tolist())
     image.SetDirection((lps @ (columns / norms)).ravel().tolist())
     image.SetOrigin((lps @ volume.affine[:3, 3] * to_mm).tolist())
+    return itk_file(image, suffix)
+
+
+def itk_file(image: sitk.Image, suffix: str) -> bytes:
+    """The compressed file that ITK writes of ``image``, by the format's suffix."""
     with tempfile.TemporaryDirectory() as folder:  # ITK writes by name only
         file = Path(folder) / f"volume{suffix}"
         sitk.WriteImage(image, str(file), useCompression=True)
