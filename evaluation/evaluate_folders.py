@@ -159,6 +159,7 @@ def evaluate_folders(
             "labels_from": "reference files" if regions is None else "arguments",
             "missing_predictions": missing,
             "predictions_without_reference": extra,
+            **({} if patients is None else {"patients": {case: patients[case] for case in refs}}),
         },
         force=force,
     )

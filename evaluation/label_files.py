@@ -73,11 +73,10 @@ def read_label_file(path: Path) -> LabelFile:
     if path.suffix.lower() == ARRAY_SUFFIX:
         return LabelFile(path, _read_npz(path), np.eye(4), None)
     volume = read_label(path)
-    array, has_spacing = volume.array, _has_spacing(volume)
-    if not has_spacing and array.ndim == 3 and 1 in array.shape:
-        # a picture: with three axes, both sides of its only slice would count as surface
+    array = volume.array
+    if _is_flat(volume):
         array = np.ascontiguousarray(array.squeeze(array.shape.index(1)))
-    return LabelFile(path, array, volume.affine, volume.spacing if has_spacing else None)
+    return LabelFile(path, array, volume.affine, _grid_of(volume)[1])
 
 
 def label_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
@@ -91,10 +90,21 @@ def label_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
     """
     if path.suffix.lower() == ARRAY_SUFFIX:
         return _read_npz(path).shape, None
-    grid = read_grid(path)
-    if _has_spacing(grid):
-        return grid.shape, grid.spacing
-    return tuple(size for size in grid.shape if size > 1) or (1,), None
+    return _grid_of(read_grid(path))
+
+
+def _grid_of(grid: Grid) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Shape and spacing of the axes that are scored."""
+    flat = grid.shape.index(1) if _is_flat(grid) else None
+    kept = [axis for axis in range(len(grid.shape)) if axis != flat]
+    spacing = tuple(grid.spacing[axis] for axis in kept) if _has_spacing(grid) else None
+    return tuple(grid.shape[axis] for axis in kept), spacing
+
+
+def _is_flat(grid: Grid) -> bool:
+    """A picture: with three axes, both sides of its only slice would count as surface."""
+    is_picture = getattr(grid, "is_picture", False) or not _has_spacing(grid)
+    return is_picture and len(grid.shape) == 3 and 1 in grid.shape
 
 
 def _has_spacing(grid: Grid) -> bool:
