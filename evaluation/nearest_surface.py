@@ -26,7 +26,7 @@ TRIAL = 50  # neighbours after which it shows whether the surfaces meet
 CELLS = (4.0, 2.5, 1.3)  # voxels along a cell, where they are cubes
 FEW = 100  # goals for each point: then the points are few
 NUM_SAMPLES = 1_000  # goals that bound the distances of few points
-BATCH = 8_000  # pairs of point and neighbour looked up at once
+BATCH = 2_000  # pairs of point and neighbour looked up at once
 
 
 @dataclass(frozen=True, eq=False)
