@@ -33,10 +33,10 @@ def check_same_label_grid(pred: LabelFile, ref: LabelFile) -> None:
 def is_same_grid(pred: LabelFile, ref: LabelFile) -> bool:
     """Same shape, and the same affine within 1e-3; of ``.npz``, spacing where both have it."""
     if {pred.path.suffix.lower(), ref.path.suffix.lower()} == {ARRAY_SUFFIX}:
-        known = pred.spacing is not None and ref.spacing is not None
-        return pred.array.shape == ref.array.shape and (
-            not known or np.allclose(pred.spacing, ref.spacing, rtol=0, atol=AFFINE_TOLERANCE)
-        )
+        is_same = pred.array.shape == ref.array.shape
+        if pred.spacing is None or ref.spacing is None:
+            return is_same
+        return is_same and np.allclose(pred.spacing, ref.spacing, rtol=0, atol=AFFINE_TOLERANCE)
     return pred.array.shape == ref.array.shape and bool(
         np.allclose(pred.affine, ref.affine, rtol=0, atol=AFFINE_TOLERANCE)
     )
