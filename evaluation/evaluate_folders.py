@@ -4,9 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from joblib import Parallel, delayed
-from tqdm import tqdm
+from typing import Literal
 
 from samtune.evaluation.case_patients import patients_of
 from samtune.evaluation.diagonals import diagonals_of
@@ -19,6 +17,7 @@ from samtune.evaluation.score_files import Scoring, find_unit, score_files
 from samtune.evaluation.summary import SummaryRow, summarise, write_summary
 from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, check_definition
 from samtune.evaluation.table import Row, Unit
+from samtune.preprocessing.run_cases import Scheduler, run_cases
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ def evaluate_folders(
     unit: Unit | None = None,
     ignore_label: int | None = None,
     resample_pred: bool = False,
-    workers: int = 1,
+    workers: int | None = 1,
+    scheduler: Literal["processes", "dask"] = "processes",
+    address: str | None = None,
     force: bool = False,
     progress: bool = False,
     patients: Mapping[str, str] | None = None,
@@ -97,7 +98,9 @@ def evaluate_folders(
         ignore_label: voxels of this class in the reference count as background in both.
         resample_pred: put a prediction that is on another grid on the reference's, nearest voxel;
             else it fails.
-        workers: processes, one case each at a time.
+        workers: processes, one case each at a time; None: one a core. Not counted on a cluster.
+        scheduler, address: of a Dask cluster that sees the same files, see
+            :class:`samtune.preprocessing.run_cases.Scheduler`.
         force: overwrite a table of another evaluation.
         progress: show a bar on stderr if that is a terminal.
         patients: case -> patient, the unit of the summary's intervals; a case without is an
@@ -110,12 +113,14 @@ def evaluate_folders(
         FileNotFoundError: a folder is missing or holds no volumes.
         FileExistsError: ``out`` holds another evaluation.
         ValueError: two files are one case, no name is in both folders, no labels are found, or
-            tolerances, names, definition or workers are wrong.
+            tolerances, names, definition, workers or scheduler are wrong.
+        ImportError: ``scheduler`` is dask, and Dask is not installed.
     """
     pred_dir, ref_dir = Path(pred_dir), Path(ref_dir)
     tolerances = check_tolerances(tolerances_mm)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, expected at least 1")
+    where = Scheduler(scheduler, workers, address)
+    if scheduler == "dask":  # its workers are in other folders
+        pred_dir, ref_dir = pred_dir.absolute(), ref_dir.absolute()
     preds, refs = find_labels(pred_dir), find_labels(ref_dir)
     if cases is not None:
         unknown = sorted(set(cases) - refs.keys())
@@ -131,7 +136,7 @@ def evaluate_folders(
         )
     extra = sorted(preds.keys() - refs.keys())
     missing = sorted(refs.keys() - preds.keys())
-    found = _find_regions(ref_dir, refs, workers, ignore_label) if regions is None else regions
+    found = _find_regions(ref_dir, refs, where, ignore_label) if regions is None else regions
     scored = check_regions(with_options(found, tolerances_mm=class_tolerances_mm, cldice=cldice))
     scoring = Scoring(
         regions=scored,
@@ -159,17 +164,14 @@ def evaluate_folders(
             "labels_from": "reference files" if regions is None else "arguments",
             "missing_predictions": missing,
             "predictions_without_reference": extra,
+            **({} if patients is None else {"patients": {case: patients[case] for case in refs}}),
         },
         force=force,
     )
     todo = [case for case in refs if case not in table.finished]
-    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(score_files)(case, preds.get(case), refs[case], scoring) for case in todo
-    )
+    calls = [(case, preds.get(case), refs[case], scoring) for case in todo]
     failures = {}
-    for rows, reason in tqdm(
-        results, total=len(todo), desc="evaluate", unit="case", disable=None if progress else True
-    ):
+    for rows, reason in run_cases(score_files, calls, where, progress=progress, what="evaluate"):
         if reason is not None:
             failures[rows[0].case] = reason
         table.add(rows, reason=reason)
@@ -194,10 +196,11 @@ def evaluate_folders(
 
 
 def _find_regions(
-    ref_dir: Path, refs: dict[str, Path], workers: int, ignore_label: int | None
+    ref_dir: Path, refs: dict[str, Path], where: Scheduler, ignore_label: int | None
 ) -> tuple[Region, ...]:
     """One region a label of the reference files; unreadable ones fail later, as cases."""
-    found = Parallel(n_jobs=workers)(delayed(_label_values)(path) for path in refs.values())
+    paths = [(path,) for path in refs.values()]
+    found = run_cases(_label_values, paths, where, progress=False)
     values = sorted(set().union(*found) - {ignore_label})
     if not values:
         raise ValueError(

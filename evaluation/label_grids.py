@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from samtune.evaluation.label_files import LabelFile
+from samtune.evaluation.label_files import ARRAY_SUFFIX, LabelFile
 from samtune.preprocessing.volumes import AFFINE_TOLERANCE
 
 
@@ -31,7 +31,12 @@ def check_same_label_grid(pred: LabelFile, ref: LabelFile) -> None:
 
 
 def is_same_grid(pred: LabelFile, ref: LabelFile) -> bool:
-    """Same shape, and the same affine within 1e-3."""
+    """Same shape, and the same affine within 1e-3; of ``.npz``, spacing where both have it."""
+    if {pred.path.suffix.lower(), ref.path.suffix.lower()} == {ARRAY_SUFFIX}:
+        is_same = pred.array.shape == ref.array.shape
+        if pred.spacing is None or ref.spacing is None:
+            return is_same
+        return is_same and np.allclose(pred.spacing, ref.spacing, rtol=0, atol=AFFINE_TOLERANCE)
     return pred.array.shape == ref.array.shape and bool(
         np.allclose(pred.affine, ref.affine, rtol=0, atol=AFFINE_TOLERANCE)
     )

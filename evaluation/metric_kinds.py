@@ -29,6 +29,19 @@ class MetricKind:
         return -value if self.higher_is_better else value
 
 
+_TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "nsd": "Surface Dice",
+    "cldice": "clDice",
+    "hd": "Hausdorff distance",
+    "hd95": "HD95",
+    "assd": "Average symmetric surface distance",
+    "asd": "Average surface distance",
+    "masd": "Mean of average surface distances",
+    "rve": "Relative volume error",
+}
+_UNIT = re.compile(r"(?P<name>.*?)(_(?P<number>[0-9][0-9.e+-]*)?(?P<unit>mm|px|ml))?")
 _OVERLAP = MetricKind(higher_is_better=True, perfect=1.0, is_bounded=True)
 _DISTANCE = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False)
 _ERROR = MetricKind(higher_is_better=False, perfect=0.0, is_bounded=False, is_signed=True)
@@ -45,6 +58,15 @@ _KINDS = (
 def metric_kind(column: str) -> MetricKind | None:
     """The kind of a column; None where it is no score: a key, or an amount such as a volume."""
     return next((kind for pattern, kind in _KINDS if pattern.fullmatch(column)), None)
+
+
+def metric_title(column: str) -> tuple[str, str]:
+    """What people call a column, and its unit: ``HD95``, ``mm``; ``Surface Dice at 1 mm``, ````."""
+    found = _UNIT.fullmatch(column)
+    assert found is not None  # the unit is optional, the name may be anything
+    name, unit = found["name"], found["unit"] or ""
+    title = _TITLES.get(name, name.replace("_", " ").capitalize())
+    return (f"{title} at {found['number']} {unit}", "") if found["number"] else (title, unit)
 
 
 def row_scores(row: Row) -> dict[str, float]:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import maximum_filter1d
 from scipy.spatial import cKDTree
 
 from samtune.evaluation.surface import Surface, flat_strides
@@ -23,7 +24,9 @@ Indices = npt.NDArray[np.int64]
 NUM_NEIGHBOURS = 320  # more cost as much as the tree
 TRIAL = 50  # neighbours after which it shows whether the surfaces meet
 CELLS = (4.0, 2.5, 1.3)  # voxels along a cell, where they are cubes
-BATCH = 8_000  # pairs of point and neighbour looked up at once
+FEW = 100  # goals for each point: then the points are few
+NUM_SAMPLES = 1_000  # goals that bound the distances of few points
+BATCH = 2_000  # pairs of point and neighbour looked up at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +159,8 @@ def surface_distances(
                 point, area, target, spacing, enough_mm, enough_area - found_area, at_least_mm
             )
         else:
-            distance = _by_tree(point, target.index, target.grid, spacing)
+            goal = _within_reach(point, target, spacing)
+            distance = _by_tree(point, goal, target.grid, spacing)
         order = np.argsort(distance, kind="stable")
         found.append((distance[order], area[order]))
     return _joined(found, total, is_complete=True)
@@ -215,13 +219,47 @@ def _far_enough(
     return distance
 
 
+def _within_reach(point: Indices, target: Surface, spacing: tuple[float, ...]) -> Indices:
+    """Points of ``target`` that may be nearest to one of ``point``: a tree of all costs more.
+
+    A few points of ``target`` bound the distances from above; what is farther from all cells that
+    hold a point is left out.
+    """
+    goal = target.index
+    if len(point) > len(goal) // FEW:
+        return goal
+    bound = float(
+        _by_tree(point, goal[:: max(1, len(goal) // NUM_SAMPLES)], target.grid, spacing).max()
+    )
+    cell = [max(1, int(bound / (4 * size))) for size in spacing]
+    wanted = np.zeros([-(-size // n) for size, n in zip(target.grid, cell, strict=True)], bool)
+    wanted.ravel()[_cell_of(point, target.grid, cell)] = True
+    for axis, (n, size) in enumerate(zip(cell, spacing, strict=True)):
+        reach = math.ceil(bound / (n * size))  # d cells apart is more than d - 1 cells away
+        wanted = maximum_filter1d(wanted.view(np.uint8), 2 * reach + 1, axis).view(bool)
+    return goal[wanted.ravel()[_cell_of(goal, target.grid, cell)]]
+
+
+def _cell_of(point: Indices, grid: tuple[int, ...], cell: list[int]) -> Indices:
+    """Flat index of each point's cell."""
+    shape = tuple(-(-size // n) for size, n in zip(grid, cell, strict=True))
+    key = np.zeros(len(point), np.int64)
+    for part, n, stride in zip(
+        np.unravel_index(point, grid), cell, flat_strides(shape), strict=True
+    ):
+        key += part // n * stride
+    return key
+
+
 def _cells(point: Indices, grid: tuple[int, ...], cell: list[int]) -> tuple[Indices, Indices]:
     """Cell of each point, and the position of one point of each cell."""
-    parts = np.unravel_index(point, grid)
-    shape = tuple(-(-size // n) for size, n in zip(grid, cell, strict=True))
-    key = np.ravel_multi_index([part // n for part, n in zip(parts, cell, strict=True)], shape)
-    _, first, which = np.unique(key, return_index=True, return_inverse=True)
-    return which, first
+    key = _cell_of(point, grid, cell)
+    first = np.full(math.prod(-(-size // n) for size, n in zip(grid, cell, strict=True)), -1)
+    first[key[::-1]] = np.arange(len(key))[::-1]  # written last: the first point of the cell
+    used = np.flatnonzero(first >= 0)
+    number = np.empty_like(first)
+    number[used] = np.arange(len(used))
+    return number[key], first[used]
 
 
 def _reached(distance: Floats, area: Floats, enough_area: float) -> float:
@@ -235,7 +273,7 @@ def _by_tree(
 ) -> Floats:
     goals = np.stack(np.unravel_index(goal, grid), axis=1)
     points = np.stack(np.unravel_index(point, grid), axis=1)
-    tree = cKDTree(goals * np.array(spacing), balanced_tree=False, leafsize=32)
+    tree = cKDTree(goals * np.array(spacing), balanced_tree=False, compact_nodes=False, leafsize=64)
     nearest = tree.query(points * np.array(spacing))[1]
     return _lengths(points - goals[nearest], spacing)
 

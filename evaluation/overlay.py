@@ -60,14 +60,12 @@ def overlay_grid(
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"{out}: expected a file name that ends in .png")
-    _check_rows(rows)
+    check_rows(rows)
     tiles = [
         [(title, draw_tile(grey, label, min_tile=min_tile)) for title, label in columns]
         for _, grey, columns in rows
     ]
-    names = dict(classes) if classes else {}
-    for value in _values(rows):
-        names.setdefault(value, f"class {value}")
+    names = class_names(rows, classes)
     font = ImageFont.load_default(size=FONT_SIZE)
     lefts = _column_positions(tiles)
     width = lefts[-1]
@@ -96,6 +94,14 @@ def overlay_grid(
     canvas.save(png, format="PNG")
     write_atomically(out, png.getvalue())
     return out
+
+
+def class_names(rows: Sequence[OverlayRow], classes: Mapping[int, str] | None) -> dict[int, str]:
+    """Class value to what the legend says: the names given, then the values that have none."""
+    names = dict(classes) if classes else {}
+    for value in _values(rows):
+        names.setdefault(value, f"class {value}")
+    return names
 
 
 def class_colour(value: int) -> Colour:
@@ -132,7 +138,12 @@ def _enlargement(shape: tuple[int, ...], min_tile: int) -> int:
     return max(1, min(wanted, MAX_ENLARGED // max(shape)))
 
 
-def _check_rows(rows: Sequence[OverlayRow]) -> None:
+def check_rows(rows: Sequence[OverlayRow]) -> None:
+    """Refuse rows that can't be drawn.
+
+    Raises:
+        ValueError: there is none, or slices are of other types or shapes.
+    """
     if not rows:
         raise ValueError("overlay: no rows to draw")
     for title, grey, columns in rows:

@@ -1,5 +1,6 @@
 """What every figure shares: the drawing library when it is there, colours, deterministic files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,8 +52,10 @@ def _shifted(index: int) -> int:
     return (index + index // len(COLOURS)) % len(HATCHES)
 
 
-def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
-    """Save a figure as PNG, SVG and PDF; equal input gives equal bytes.
+def save_figure(
+    figure: Any, folder: Path, name: str, *, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Save a figure as PNG, SVG and PDF, or some of them; equal input gives equal bytes.
 
     Returns:
         The files.
@@ -64,7 +67,7 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     settings: Any = {"svg.hashsalt": name, "svg.fonttype": "none", "pdf.fonttype": 42}
     paths = []
     with mpl.rc_context(settings):
-        for suffix in FORMATS:
+        for suffix in formats:
             path = folder / f"{name}.{suffix}"
             with whole_file(path) as partial:
                 figure.savefig(partial, format=suffix, dpi=PNG_DPI, metadata=dates[suffix])

@@ -109,15 +109,16 @@ def regions_from_config(
 def with_options(
     regions: Iterable[Region],
     *,
-    tolerances_mm: Mapping[str, Sequence[float]] | None = None,
-    cldice: Iterable[str] = (),
+    tolerances_mm: Mapping[str, Sequence[float] | float] | None = None,
+    cldice: Iterable[str] | str = (),
 ) -> list[Region]:
-    """The regions with tolerances of their own and clDice, both by name.
+    """The regions with tolerances of their own and clDice, both by name; one may stand alone.
 
     Raises:
         ValueError: a name is that of no region.
     """
-    regions, own, tubes = list(regions), dict(tolerances_mm or {}), set(cldice)
+    regions, own = list(regions), dict(tolerances_mm or {})
+    tubes = {cldice} if isinstance(cldice, str) else set(cldice)
     names = [region.name for region in regions]
     for name in sorted({*own, *tubes} - set(names)):
         raise ValueError(f"no class or region is named '{name}'; names are {', '.join(names)}")
@@ -125,14 +126,17 @@ def with_options(
         replace(
             region,
             tolerances_mm=(
-                tuple(float(t) for t in own[region.name])
-                if region.name in own
-                else region.tolerances_mm
+                as_tolerances(own[region.name]) if region.name in own else region.tolerances_mm
             ),
             cldice=region.cldice or region.name in tubes,
         )
         for region in regions
     ]
+
+
+def as_tolerances(values: Sequence[float] | float) -> tuple[float, ...]:
+    """Tolerances of a configuration, where one may stand without brackets."""
+    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
 
 
 def check_regions(regions: Iterable[Region]) -> tuple[Region, ...]:

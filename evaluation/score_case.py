@@ -57,9 +57,8 @@ def score_case(
         raise ValueError(
             f"case '{case}': prediction has shape {pred_label.shape}, reference {ref_label.shape}"
         )
+    check_ignored(ignore_label, regions)
     if ignore_label is not None:
-        if any(ignore_label in region.labels for region in regions):
-            raise ValueError(f"ignore_label {ignore_label} is also a class to score")
         is_ignored = ref_label == ignore_label
         pred_label = np.where(is_ignored | (pred_label == ignore_label), 0, pred_label)
         ref_label = np.where(is_ignored, 0, ref_label)
@@ -135,6 +134,16 @@ def failed_case_rows(
 def label_values(label: LabelArray) -> list[int]:
     """The class values in a label array, sorted, without background."""
     return sorted(count_values(label))
+
+
+def check_ignored(ignore_label: int | None, regions: Sequence[Region]) -> None:
+    """Refuse to ignore a class that is scored.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if any(ignore_label in region.labels for region in regions):
+        raise ValueError(f"ignore_label {ignore_label} is also a class to score")
 
 
 def check_listed(label: LabelArray, regions: Sequence[Region], *, what: str) -> None:

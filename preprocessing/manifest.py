@@ -162,6 +162,11 @@ class Manifest:
         """Label values in a case's files to those of several joined folders; None: one folder."""
         return None
 
+    def ignore_label(self, case: str) -> int | None:
+        """Value of pixels that nobody judged in the case's files; None if there is none."""
+        value = self.settings.get("label_steps", {}).get("ignore_label")
+        return None if value is None else int(value)
+
     def case_labels(self) -> list[int]:
         """Label values > 0 that occur in any slice, sorted; empty if unlabelled."""
         return label_values(self.slices)

@@ -53,6 +53,7 @@ def run_cases(
     scheduler: Scheduler,
     *,
     progress: bool = True,
+    what: str = "slice",
 ) -> Iterator[Any]:
     """Call ``function`` once a case; yields what it returns, in the order in which cases end.
 
@@ -63,6 +64,7 @@ def run_cases(
         function: of one case; an exception of it ends the run.
         arguments: of each call.
         progress: a bar on stderr, if that is a terminal.
+        what: is done; the bar's title.
 
     Raises:
         ImportError: Dask is asked for and not installed.
@@ -72,7 +74,8 @@ def run_cases(
     parent = os.getpid() if scheduler.kind == "processes" and number > 1 else None
     finished = 0
     with _backend(scheduler) as killed:
-        parallel = joblib.Parallel(n_jobs=number, return_as="generator_unordered")
+        # a case at a time: outcomes come as cases end, and no process waits for another's batch
+        parallel = joblib.Parallel(n_jobs=number, batch_size=1, return_as="generator_unordered")
         outcomes = parallel(joblib.delayed(_call)(function, one, parent) for one in arguments)
         try:
             # disable=None: no bar if stderr is not a terminal
@@ -80,7 +83,7 @@ def run_cases(
                 outcomes,
                 total=len(arguments),
                 unit="case",
-                desc="slice",
+                desc=what,
                 disable=None if progress else True,
             ):
                 finished += 1

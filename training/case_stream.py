@@ -125,10 +125,15 @@ def assemble(slices: Mapping[int, Array], geometry: CaseGeometry, dtype: npt.DTy
     return slices_to_volume(stack, geometry)
 
 
-def reference_volume(manifest: Manifest, case: str) -> Array:
+def reference_volume(manifest: Manifest, case: str, *, ignore_label: int | None = None) -> Array:
     """The label of a case on its own grid, from its slice files; joined folders' own values.
 
     Resampling has no part in it.
+
+    Args:
+        manifest: of the slices.
+        case: case id.
+        ignore_label: value that stays what it is in joined folders too.
 
     Raises:
         ValueError: the case is unlabelled.
@@ -137,7 +142,8 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
     if geometry.is_resampled:
         reference = read_reference(manifest.path(manifest.select(case=case)[0]))
         if reference is not None:
-            return _joined(slices_to_volume(reference, geometry), manifest, case)
+            volume = slices_to_volume(reference, geometry)
+            return _joined(volume, manifest, case, ignore_label)
     slices = {}
     for index, tiles in _read_slices(manifest, case).items():
         labels = {number: label for number, (_, label) in tiles.items() if label is not None}
@@ -147,14 +153,16 @@ def reference_volume(manifest: Manifest, case: str) -> Array:
         plane = geometry.plane
         slices[index] = labels[0] if plane is None else plane.restore_label(labels)
     volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
-    return _joined(volume, manifest, case)
+    return _joined(volume, manifest, case, ignore_label)
 
 
-def _joined(volume: Array, manifest: Manifest, case: str) -> Array:
+def _joined(volume: Array, manifest: Manifest, case: str, ignore_label: int | None) -> Array:
     joint = manifest.joint_values(case)
     if joint is None:
         return volume
-    table = np.zeros(int(max(*joint, *joint.values(), volume.max())) + 1, np.uint16)
+    kept = 0 if ignore_label is None else ignore_label
+    table = np.zeros(int(max(*joint, *joint.values(), volume.max(), kept)) + 1, np.uint16)
+    table[kept] = kept
     table[list(joint)] = list(joint.values())
     return table[volume]
 

@@ -3,18 +3,22 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine
 
+from samtune.evaluation.case_patients import patients_of, read_patients
 from samtune.evaluation.diagonals import grid_diagonal, infinite_cases
 from samtune.evaluation.metrics_csv import MetricsCsv
-from samtune.evaluation.score_case import region_mask, score_case_masks
+from samtune.evaluation.regions import as_tolerances, with_options
+from samtune.evaluation.score_case import check_ignored, region_mask, score_case_masks
 from samtune.evaluation.summary import format_summary, summarise, write_summary
-from samtune.preprocessing.label_files import write_label_file
-from samtune.preprocessing.manifest import Manifest
+from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, check_definition
+from samtune.evaluation.table import Unit
+from samtune.preprocessing.label_files import is_picture, write_label_file
+from samtune.preprocessing.manifest import CaseRecord, Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
@@ -28,12 +32,20 @@ class CaseMetricsWriter(CaseStream):
     """Scores each case of a split on its own grid; writes table, companion and summary.
 
     ``pred`` is a class map ``h w`` a slice, or ``p h w`` masks that may overlap, one a scored
-    region. Cases of the split that no slice came from are scored as predicted empty.
+    region. Cases of the split that no slice came from are scored as predicted empty. Numbers and
+    options are those of ``samtune evaluate``; pictures without a pixel size are scored in pixels.
 
     Args:
         manifest, split, task: what is scored.
         out: the table, ``.csv``.
         tolerances_mm: of the Surface Dice.
+        class_tolerances_mm: name of a class or region -> its tolerances in place of these.
+        cldice: names of the classes and regions whose centrelines are scored too.
+        definition: of the surface metrics, ``surface-distance`` or ``monai``.
+        ignore_label: voxels of this value in the reference are scored in neither mask; ``auto``:
+            what the slices were made with.
+        patients: whose cases the summary's intervals draw together: case -> patient, or a table
+            or manifest with them; None: what the slices were made with.
         protocol: what stands in the companion file about how the masks came about.
         pred_dir: where to write the predictions as label files too; of overlapping class masks the
             later class is kept there, the scores are those of the masks.
@@ -46,7 +58,12 @@ class CaseMetricsWriter(CaseStream):
         task: Task,
         out: str | Path,
         *,
-        tolerances_mm: Sequence[float] = (1.0,),
+        tolerances_mm: Sequence[float] | float = (1.0,),
+        class_tolerances_mm: Mapping[str, Sequence[float] | float] | None = None,
+        cldice: Sequence[str] | str = (),
+        definition: Definition = DEFAULT_DEFINITION,
+        ignore_label: int | Literal["auto"] | None = "auto",
+        patients: Mapping[str, str] | str | Path | None = None,
         protocol: Mapping[str, Any] | None = None,
         pred_dir: str | Path | None = None,
     ) -> None:
@@ -54,9 +71,19 @@ class CaseMetricsWriter(CaseStream):
         self.manifest = manifest
         self.cases = sorted({record.case for record in manifest.select(split)})
         self.task = task
-        self.regions = task.scored()
+        self.regions = with_options(task.scored(), tolerances_mm=class_tolerances_mm, cldice=cldice)
+        self.definition = check_definition(definition)
+        self.ignored = {
+            case: manifest.ignore_label(case) if ignore_label == "auto" else ignore_label
+            for case in self.cases
+        }
+        for value in set(self.ignored.values()):
+            check_ignored(value, self.regions)
+        self.patients = _patients(manifest, self.cases, patients)
+        pictures = [_is_unsized(manifest.cases[case]) for case in self.cases]
+        self.unit: Unit = "px" if pictures and all(pictures) else "mm"
         self.out = Path(out)
-        self.tolerances_mm = tuple(tolerances_mm)
+        self.tolerances_mm = as_tolerances(tolerances_mm)
         self.protocol = {"split": split, "num_cases": len(self.cases), **(protocol or {})}
         self.pred_dir = None if pred_dir is None else Path(pred_dir)
         self._table: MetricsCsv | None = None
@@ -70,7 +97,13 @@ class CaseMetricsWriter(CaseStream):
             self.out,
             regions=self.regions,
             tolerances_mm=self.tolerances_mm,
-            notes={"protocol": self.protocol},
+            definition=self.definition,
+            unit=self.unit,
+            settings=self._settings(),
+            notes={
+                "protocol": self.protocol,
+                **({} if self.patients is None else {"patients": self.patients}),
+            },
             force=True,
         )
 
@@ -81,8 +114,8 @@ class CaseMetricsWriter(CaseStream):
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         """Score a case."""
         assert self._table is not None
-        record = self.manifest.cases[case]
-        label = reference_volume(self.manifest, case)
+        ignored = self.ignored[case]
+        label = reference_volume(self.manifest, case, ignore_label=ignored)
         masks, joint = self._masks(slices, case, label), self.manifest.joint_values(case)
         pairs = [
             (region, mask, region_mask(label, region))
@@ -95,7 +128,15 @@ class CaseMetricsWriter(CaseStream):
                 else (region, np.zeros_like(mask), np.zeros_like(truth))
                 for region, mask, truth in pairs
             ]
-        rows = score_case_masks(case, pairs, record.geometry.spacing, self.tolerances_mm)
+        if ignored is not None:
+            is_judged = label != ignored
+            pairs = [(region, mask & is_judged, truth) for region, mask, truth in pairs]
+        flat = _flat_axis(self.manifest.cases[case])
+        if flat is not None:  # with three axes, both sides of its only slice would be surface
+            pairs = [(one, mask.squeeze(flat), truth.squeeze(flat)) for one, mask, truth in pairs]
+        rows = score_case_masks(
+            case, pairs, self._grid(case)[1], self.tolerances_mm, definition=self.definition
+        )
         self._table.add(rows)
         self._pending.discard(case)
 
@@ -126,16 +167,52 @@ class CaseMetricsWriter(CaseStream):
         assert self._table is not None
         for case in sorted(self._pending):
             self.finish(case, {})
-        grids = {case: self.manifest.cases[case].geometry for case in self.cases}
         diagonals = {
-            case: grid_diagonal(grids[case].shape, grids[case].spacing)
-            for case in infinite_cases(self._table.rows)
+            case: grid_diagonal(*self._grid(case)) for case in infinite_cases(self._table.rows)
         }
         rows = self._table.finish(notes={"diagonals": diagonals})
-        summary = summarise(rows, diagonals=diagonals)
+        summary = summarise(rows, patients=self.patients, diagonals=diagonals)
         write_summary(self.out.with_name(f"{self.out.stem}_summary.csv"), summary)
         engine.state.metrics.update({f"dice_{row.name}": row.dice_mean for row in summary})
         logger.info("%s\n%s", self.out, format_summary(summary))
+
+    def _settings(self) -> dict[str, Any]:
+        """What the numbers depend on beside the table's own settings."""
+        values = sorted({value for value in self.ignored.values() if value is not None})
+        return {} if not values else {"ignore_label": values[0] if len(values) == 1 else values}
+
+    def _grid(self, case: str) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+        """Shape and spacing (None: in pixels) on which a case is scored."""
+        record = self.manifest.cases[case]
+        shape, spacing = record.geometry.shape, record.geometry.spacing
+        kept = [axis for axis in range(3) if axis != _flat_axis(record)]
+        steps = None if self.unit == "px" else tuple(spacing[axis] for axis in kept)
+        return tuple(shape[axis] for axis in kept), steps
+
+
+def _patients(
+    manifest: Manifest, cases: Sequence[str], given: Mapping[str, str] | str | Path | None
+) -> dict[str, str] | None:
+    """Case to patient; None: each case is its own."""
+    if given is None:
+        known = manifest.patients()
+        if not known.keys() & set(cases):
+            return None
+        return {case: known.get(case, f"case {case}") for case in cases}
+    table = read_patients(given) if isinstance(given, str | Path) else given
+    source = given if isinstance(given, str | Path) else "patients"
+    return dict(zip(cases, patients_of(cases, table, source), strict=True))
+
+
+def _is_unsized(record: CaseRecord) -> bool:
+    """Whether the source is a picture that doesn't say how large a pixel is."""
+    return is_picture(Path(record.image_name)) and set(record.geometry.spacing) == {1.0}
+
+
+def _flat_axis(record: CaseRecord) -> int | None:
+    """The page axis of a single picture; None for a volume, of one slice too."""
+    is_single = is_picture(Path(record.image_name)) and record.geometry.shape[2] == 1
+    return 2 if is_single else None
 
 
 class CaseLabelWriter(CaseStream):

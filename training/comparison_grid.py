@@ -1,6 +1,6 @@
 """Image, reference and each method's prediction side by side, for chosen cases of sliced data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ def draw_comparison_grid(
     *,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     min_tile: int = 240,
-) -> Path:
+    formats: Sequence[str] = (),
+) -> list[Path]:
     """Draw one row a case, one column a method, beside image and reference.
 
     Args:
@@ -33,14 +34,17 @@ def draw_comparison_grid(
         out: file, ``.png``.
         scores: method -> case -> Dice for the column titles; None: titles without a number.
         min_tile: see :func:`overlay_grid`.
+        formats: ``svg``, ``pdf``: the same with outlines as lines, beside ``out``.
 
     Returns:
-        ``out``.
+        ``out`` and the other files.
 
     Raises:
         FileNotFoundError: a folder is missing or holds no volume.
         ValueError: a case that the slices don't have, or a prediction on another grid.
+        ImportError: other formats are asked for, and matplotlib isn't installed.
     """
+    out = Path(out)
     check_cases(manifest, cases.values())
     volumes = {method: find_volumes(Path(folder)) for method, folder in preds.items()}
     rows: list[OverlayRow] = []
@@ -61,7 +65,12 @@ def draw_comparison_grid(
         rows.append((f"{place}: {case}", image, columns))
     names = manifest.settings.get("class_names") or {}
     classes = {int(value): str(name) for value, name in names.items()} or None
-    return overlay_grid(rows, out, classes=classes, min_tile=min_tile)
+    written = [overlay_grid(rows, out, classes=classes, min_tile=min_tile)]
+    if formats:
+        from samtune.evaluation.overlay_figure import draw_overlay_figure
+
+        written += draw_overlay_figure(rows, out.parent, out.stem, classes=classes, formats=formats)
+    return written
 
 
 def check_cases(manifest: Manifest, cases: Iterable[str]) -> None:

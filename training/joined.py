@@ -49,6 +49,10 @@ class JoinedManifest(Manifest):
         """Label values in the case's files to those of the joined folders."""
         return self.part(case).values
 
+    def ignore_label(self, case: str) -> int | None:
+        """That of the case's folder."""
+        return self.part(case).manifest.ignore_label(case)
+
 
 def open_slices(
     folders: str | Path | Sequence[Any], classes: Mapping[int, str] | None = None

@@ -73,6 +73,7 @@ def run_facts(
         settings=_settings(record),
         versions=_versions(record, companion),
         protocol={key: _text(value) for key, value in protocol.items()},
+        patients={str(k): str(v) for k, v in (companion.get("patients") or {}).items()},
         failures={str(k): str(v) for k, v in (companion.get("failures") or {}).items()},
         missing=missing,
         load_case=pictures,

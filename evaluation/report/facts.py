@@ -52,6 +52,7 @@ class RunFacts:
         curve: column to its value at each epoch, NaN where there is none; with ``epoch``.
         parameters: ``trainable`` and ``total``.
         settings, versions, protocol: by name, as text.
+        patients: case to patient, whom the intervals draw; empty: each case is its own.
         failures: case to why it could not be scored.
         missing: sentences on what this run does not have.
         load_case: gives the pictures of a case; None where there are none.
@@ -66,6 +67,7 @@ class RunFacts:
     settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     protocol: Mapping[str, str] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
     load_case: Callable[[str], CaseVolume] | None = None

@@ -1,7 +1,7 @@
 """The report's figures as files for a paper: PNG, SVG and PDF; needs matplotlib."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def write_figures(facts: RunFacts, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     written: list[Path] = []
     for metric in plotted_metrics(facts.scores):
-        figure = _points(facts.scores, metric)
+        figure = _points(facts.scores, metric, facts.patients)
         written += _save(figure, folder / f"points_{metric.column}")
     if facts.curve.get("epoch"):
         written += _save(_curve(facts), folder / "curve")
@@ -79,17 +79,18 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
     return files
 
 
-def _points(scores: Sequence[CaseScore], metric: Metric) -> Figure:
+def _points(scores: Sequence[CaseScore], metric: Metric, patients: Mapping[str, str]) -> Figure:
     names = region_names(scores)
     figure = _new(5.5, 0.8 + 0.7 * len(names))
     axes = figure.subplots()
     for row, name in enumerate(names):
-        values = np.array([s.values.get(metric.column, math.nan) for s in scores if s.name == name])
+        of_class = [s for s in scores if s.name == name]
+        values = np.array([s.value(metric) for s in of_class])
         shown = np.sort(values[np.isfinite(values)])
         # a fixed pattern above and below the line keeps equal values apart
         offsets = 0.08 * (np.arange(len(shown)) % 5 - 2)
         axes.plot(shown, row + offsets, "o", color=POINT, alpha=0.6, markersize=4, linewidth=0)
-        interval = interval_of(tuple(values[~np.isnan(values)].tolist()))
+        interval = interval_of(of_class, metric, patients)
         if math.isfinite(interval.low):
             axes.plot([interval.low, interval.high], [row, row], color=MEAN, linewidth=2.5)
             axes.plot([interval.mean], [row], "|", color=MEAN, markersize=14, markeredgewidth=2)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,16 @@ def _summary(facts: RunFacts) -> Markup:
         return tag("p", f"This run has no metrics of the {facts.split} cases.")
     names, metrics = region_names(facts.scores), plotted_metrics(facts.scores)
     cases = {score.case for score in facts.scores}
+    unit = "patients" if facts.patients else "cases"
     parts = [
         tag(
             "p",
-            f"{len(cases)} {facts.split} cases, each scored on its own grid. Intervals: "
-            "bootstrap of the mean over cases, 9999 resamples, BCa from 8 cases on, percentiles "
-            "below; with so few they are too narrow more often than they should be.",
+            f"{len(cases)} {facts.split} cases{_of_patients(facts, cases)}, each scored on its own "
+            f"grid. Intervals: bootstrap of the mean over {unit}, 9999 resamples, BCa from 8 "
+            f"{unit} on, percentiles below; with so few they are too narrow more often than they "
+            "should be.",
         ),
-        summary_table(facts.scores, names, metrics),
+        summary_table(facts.scores, names, metrics, facts.patients),
     ]
     if facts.failures:
         parts.append(
@@ -153,6 +155,12 @@ def _summary(facts: RunFacts) -> Markup:
     return join(*parts)
 
 
+def _of_patients(facts: RunFacts, cases: Iterable[str]) -> str:
+    if not facts.patients:
+        return ""
+    return f" of {len({facts.patients.get(case, f'case {case}') for case in cases})} patients"
+
+
 def _points(facts: RunFacts) -> Markup:
     if not facts.scores:
         return join()
@@ -167,7 +175,10 @@ def _points(facts: RunFacts) -> Markup:
         ),
         tag(
             "div",
-            *(point_plot(facts.scores, names, metric, ids, most=most) for metric in metrics),
+            *(
+                point_plot(facts.scores, names, metric, ids, patients=facts.patients, most=most)
+                for metric in metrics
+            ),
             class_="plots",
         ),
         _folded(

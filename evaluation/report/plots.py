@@ -64,6 +64,7 @@ def point_plot(
     metric: Metric,
     case_ids: Mapping[str, str],
     *,
+    patients: Mapping[str, str],
     most: int = MAX_POINTS,
 ) -> Markup:
     """Every case's point by class, with median and the interval of the mean.
@@ -73,6 +74,7 @@ def point_plot(
         names: classes, a row each.
         metric: what is plotted.
         case_ids: case to its key in the page, by which the same case is found in other plots.
+        patients: case to patient, whom the intervals draw; empty: each case is its own.
         most: points of a row; of more cases evenly spaced ones are drawn, and the row says so.
     """
     column = metric.column
@@ -80,7 +82,15 @@ def point_plot(
     rows = []
     for number, name in enumerate(names):
         of_class = [s for s in scores if s.name == name]
-        rows.append(_class_row(of_class, name, metric, axis, number * ROW, case_ids, most))
+        top = number * ROW
+        rows.append(
+            tag(
+                "g",
+                *_class_row(of_class, name, metric, axis, top, case_ids, most),
+                *_mean_mark(of_class, metric, axis, top + MEAN, patients),
+                class_="row",
+            )
+        )
     height = len(names) * ROW
     infinite = axis.end < 100.0
     svg = tag(
@@ -111,7 +121,7 @@ def _class_row(
     top: int,
     case_ids: Mapping[str, str],
     most: int,
-) -> Markup:
+) -> list[Markup]:
     known = [s for s in scores if not math.isnan(s.values.get(metric.column, math.nan))]
     known.sort(key=lambda s: (s.values[metric.column], s.case))
     undefined = len(scores) - len(known)
@@ -121,8 +131,6 @@ def _class_row(
     note = f" ({', '.join(notes)})" if notes else ""
     middle = top + LABEL + 28
     marks = [tag("text", f"{name}{note}", x=0, y=top + 14, class_="name")]
-    values = [s.values[metric.column] for s in known]
-    marks += _mean_mark(values, metric, axis, top + MEAN)
     lanes: dict[int, int] = {}
     for score in drawn:
         value = score.values[metric.column]
@@ -149,12 +157,14 @@ def _class_row(
                 aria_label=text,
             )
         )
-    return tag("g", *marks, class_="row")
+    return marks
 
 
-def _mean_mark(values: Sequence[float], metric: Metric, axis: Axis, y: int) -> list[Markup]:
+def _mean_mark(
+    scores: Sequence[CaseScore], metric: Metric, axis: Axis, y: int, patients: Mapping[str, str]
+) -> list[Markup]:
     """A bar from end to end of the mean's interval, a tick at the mean."""
-    interval = interval_of(tuple(values))
+    interval = interval_of(scores, metric, patients)
     if not math.isfinite(interval.low):
         return []
     low, high, mean = (axis.place(v) for v in (interval.low, interval.high, interval.mean))

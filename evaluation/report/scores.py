@@ -4,27 +4,15 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from samtune.evaluation.bootstrap import Interval, mean_interval
+from samtune.evaluation.metric_kinds import metric_kind, metric_title
 
 KEYS = ("case", "label", "name", "status")
-_TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "nsd": "Surface Dice",
-    "cldice": "clDice",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "hd95": "HD95",
-    "assd": "Average symmetric surface distance",
-}
-_DISTANCES = ("hd95", "assd")
-_COLUMN = re.compile(r"(?P<kind>[a-z0-9]+?)(_(?P<number>[0-9.e+-]*)(?P<unit>mm|px))?")
 
 
 @dataclass(frozen=True)
@@ -46,6 +34,10 @@ class CaseScore:
     def class_values(self) -> tuple[int, ...]:
         """Class values that the region is made of."""
         return tuple(int(value) for value in self.label.split("+"))
+
+    def value(self, metric: "Metric") -> float:
+        """Its value of a metric; NaN without the column."""
+        return self.values.get(metric.column, math.nan)
 
 
 @dataclass(frozen=True)
@@ -79,14 +71,12 @@ class Metric:
 
 
 def metric_of(column: str) -> Metric | None:
-    """What a column holds; None for one that isn't plotted, such as a volume."""
-    found = _COLUMN.fullmatch(column)
-    if found is None or found["kind"] not in _TITLES:
+    """What a column holds; None for one that isn't plotted: a volume, or its error."""
+    kind = metric_kind(column)
+    if kind is None or kind.is_signed:
         return None
-    title, unit = _TITLES[found["kind"]], found["unit"] or ""
-    if found["number"]:
-        return Metric(column, f"{title} at {found['number']} {unit}", "", False)
-    return Metric(column, title, unit, found["kind"] in _DISTANCES)
+    title, unit = metric_title(column)
+    return Metric(column, title, unit, is_distance=not kind.is_bounded)
 
 
 def parse_scores(text: str, source: str | Path) -> list[CaseScore]:
@@ -150,10 +140,25 @@ def plotted_metrics(scores: Sequence[CaseScore]) -> list[Metric]:
     ]
 
 
+def interval_of(
+    scores: Sequence[CaseScore], metric: Metric, patients: Mapping[str, str]
+) -> Interval:
+    """The interval of a metric's mean over the cases of one class, as the summary table has it.
+
+    Args:
+        scores: of one class; undefined and infinite values are left out.
+        metric: which column.
+        patients: case to patient, whom the bootstrap draws; empty: each case is its own.
+    """
+    known = sorted((s.case, value) for s in scores if not math.isnan(value := s.value(metric)))
+    groups = tuple(patients.get(case, f"case {case}") for case, _ in known)
+    return _interval(tuple(value for _, value in known), groups if patients else None)
+
+
 @lru_cache(maxsize=4096)
-def interval_of(values: tuple[float, ...]) -> Interval:
-    """The interval of a mean, found once for table, plot and figure."""
-    return mean_interval(values)
+def _interval(values: tuple[float, ...], groups: tuple[str, ...] | None) -> Interval:
+    """Found once for table, plot and figure."""
+    return mean_interval(values, groups=groups)
 
 
 def pick_cases(

@@ -47,30 +47,34 @@ def facts_table(caption: str, facts: Mapping[str, str], head: Sequence[str]) -> 
 
 
 def summary_table(
-    scores: Sequence[CaseScore], names: Sequence[str], metrics: Sequence[Metric]
+    scores: Sequence[CaseScore],
+    names: Sequence[str],
+    metrics: Sequence[Metric],
+    patients: Mapping[str, str],
 ) -> Markup:
     """A line a class and metric: mean with its interval, median, extent and what is left out."""
     lines = []
     for name in names:
+        of_class = [score for score in scores if score.name == name]
         for metric in metrics:
-            values = [s.values.get(metric.column, math.nan) for s in scores if s.name == name]
-            lines.append([name, metric.title, *_summary(values, metric)])
+            lines.append([name, metric.title, *_summary(of_class, metric, patients)])
     head = ["class", "metric", "mean", "95 % interval", "median", "lowest", "highest"]
     head += ["cases", "undefined", "infinite"]
     return table("Metrics over the cases, by class", head, lines)
 
 
-def _summary(values: Sequence[float], metric: Metric) -> list[str]:
+def _summary(scores: Sequence[CaseScore], metric: Metric, patients: Mapping[str, str]) -> list[str]:
+    values = [score.value(metric) for score in scores]
     known = [value for value in values if not math.isnan(value)]
     infinite = sum(map(math.isinf, known))
     counts = [str(len(values)), str(len(values) - len(known)), str(infinite)]
     if not known:
         return ["undefined", "", "", "", "", *counts]
-    interval = interval_of(tuple(known))
+    interval = interval_of(scores, metric, patients)
     if math.isnan(interval.mean):
         mean, ends = "infinite", ""
     else:
-        mean, ends = metric.text(interval.mean), "too few cases"
+        mean, ends = metric.text(interval.mean), "too few " + ("patients" if patients else "cases")
         if infinite:
             mean += " (of the finite)"
     if not math.isnan(interval.low):

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--figures",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="draw performance and cases as PNG, SVG and PDF; needs matplotlib (default: on)",
+        help="draw performance and cases as PNG, SVG and PDF, and the grid as SVG and PDF too; "
+        "needs matplotlib (default: on)",
     )
     parser.add_argument(
         "--slices",
@@ -125,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     notes: dict[str, Any] = {}
     if grid is not None:
         manifest, picked, notes = grid
-        written.append(_draw_grid(args, tables, manifest, picked))
+        written += _draw_grid(args, tables, manifest, picked)
     if args.figures:
         written += _draw_figures(comparison, args.out)
     written = [*write_comparison(comparison, args.out, notes=notes), *written]
@@ -195,14 +197,21 @@ def _draw_grid(
     tables: "Sequence[ScoreTable]",
     manifest: "Manifest",
     picked: dict[str, str],
-) -> Path:
+) -> list[Path]:
     from samtune.evaluation.pick_cases import case_scores
     from samtune.training.comparison_grid import draw_comparison_grid
 
     preds = dict(args.pred)
     in_order = {table.method: preds[table.method] for table in tables if table.method in preds}
     scores = {table.method: case_scores([table]) for table in tables}
-    return draw_comparison_grid(manifest, in_order, picked, args.out / "grid.png", scores=scores)
+    return draw_comparison_grid(
+        manifest,
+        in_order,
+        picked,
+        args.out / "grid.png",
+        scores=scores,
+        formats=("svg", "pdf") if args.figures and find_spec("matplotlib") else (),
+    )
 
 
 def _draw_figures(comparison: "Comparison", out: Path) -> list[Path]:

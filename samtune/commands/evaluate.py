@@ -111,6 +111,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=1, metavar="N", help="processes, a case each (default: 1)"
     )
     parser.add_argument(
+        "--scheduler",
+        default="processes",
+        choices=("processes", "dask"),
+        help="where cases are scored: processes of this machine, or a Dask cluster that sees the "
+        "same files, a case a thread of it (default: processes)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="of the Dask scheduler, such as tcp://host:8786; 'dask scheduler' starts one",
+    )
+    parser.add_argument(
         "--patients",
         type=Path,
         metavar="FILE",
@@ -149,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
         ignore_label=args.ignore_label,
         resample_pred=args.resample_pred,
         workers=args.workers,
+        scheduler=args.scheduler,
+        address=args.address,
         force=args.force,
         progress=not args.quiet,
         patients=None if args.patients is None else read_patients(args.patients),

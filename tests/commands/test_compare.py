@@ -32,10 +32,10 @@ def tables(tmp_path):
     ]
 
 
-def run(*options):
+def run(*options, figures=False):
     parser = argparse.ArgumentParser()
     compare.add_arguments(parser)
-    quick = ["--resamples", "200", "--no-figures"]
+    quick = ["--resamples", "200", "--figures" if figures else "--no-figures"]
     return compare.run(parser.parse_args([*map(str, options), *quick]))
 
 
@@ -120,9 +120,13 @@ def predictions(tiny_slices, tiny_volumes, tmp_path):
 def test_grid_of_cases(predictions, tiny_slices, tmp_path):
     tables, preds, cases = predictions
     options = [*tables, "--out", tmp_path / "out", "--slices", tiny_slices, "-q"]
-    assert run(*options, "--pred", preds[0], "--pred", preds[1]) == 0
+    assert run(*options, "--pred", preds[0], "--pred", preds[1], figures=True) == 0
     with Image.open(tmp_path / "out" / "grid.png") as picture:
         assert picture.width > 4 * 240  # image, reference and two methods
+    svg = (tmp_path / "out" / "grid.svg").read_text()
+    assert "zero-shot (Dice 0.25)" in svg  # text is text
+    assert svg.count("<image") == 2 * 4  # two cases
+    assert (tmp_path / "out" / "grid.pdf").read_bytes().startswith(b"%PDF")
     grid = json.loads((tmp_path / "out" / "comparison.json").read_text())["grid"]
     assert grid["cases"] == {"worst": cases[0], "best": cases[1]}
     assert "lower middle" in grid["rule"]

@@ -45,3 +45,16 @@ def folders(tmp_path):
         made.write_ref(f"case_{number}", label_volume(number))
         made.write_pred(f"case_{number}", np.roll(label_volume(number), 1, axis=0))
     return made
+
+
+@pytest.fixture
+def write_pair():
+    """Writes ``pred/CASE.nii.gz`` and ``ref/CASE.nii.gz`` of a block of class 1."""
+
+    def write(folder, case, shape):
+        label = np.zeros(shape, np.uint8)
+        label[tuple(slice(size // 4, -size // 4) for size in shape)] = 1
+        write_volume(folder / "ref" / f"{case}.nii.gz", label)
+        write_volume(folder / "pred" / f"{case}.nii.gz", np.roll(label, 1, axis=0))
+
+    return write

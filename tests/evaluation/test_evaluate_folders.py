@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -216,6 +217,40 @@ def test_processes_give_the_same_bytes(folders, tmp_path):
     assert [path.read_bytes() for path in sorted(folders.out.parent.iterdir())] == alone
 
 
+def test_a_dask_cluster_gives_the_same_bytes(folders, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="extra 'cluster' is not installed")
+    evaluate(folders)
+    alone = [path.read_bytes() for path in sorted(folders.out.parent.iterdir())]
+    monkeypatch.chdir(folders.ref.parent)  # folders may be given relative to here
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        evaluate_folders(
+            "pred",
+            "ref",
+            folders.out,
+            regions=REGIONS,
+            scheduler="dask",
+            address=cluster.scheduler_address,
+            force=True,
+        )
+    assert [path.read_bytes() for path in sorted(folders.out.parent.iterdir())] == alone
+
+
+def test_memory_is_that_of_one_case(tmp_path, write_pair):
+    peaks = {}
+    for number in (1, 6):
+        folder = tmp_path / str(number)
+        for case in range(number):
+            write_pair(folder, f"c{case}", (96, 96, 48))
+        tracemalloc.start()
+        evaluate_folders(folder / "pred", folder / "ref", folder / "m.csv", regions=REGIONS[:1])
+        peaks[number] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[1] > 2 * 96 * 96 * 48  # both arrays are counted
+    assert peaks[6] < 1.2 * peaks[1]
+
+
 def test_a_killed_run_goes_on_where_it_stopped(folders):
     evaluate(folders)
     whole = folders.out.read_bytes()
@@ -270,5 +305,7 @@ def test_another_evaluation_in_the_same_file_is_refused(folders):
 
 
 def test_wrong_workers_are_refused(folders):
-    with pytest.raises(ValueError, match="workers is 0"):
+    with pytest.raises(ValueError, match="workers must be >= 1, got 0"):
         evaluate(folders, workers=0)
+    with pytest.raises(ValueError, match="scheduler dask and the address of a Dask scheduler"):
+        evaluate(folders, scheduler="dask")

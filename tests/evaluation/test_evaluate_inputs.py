@@ -4,8 +4,12 @@ import json
 import math
 import multiprocessing
 import os
+import re
+import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -172,12 +176,38 @@ def test_an_output_that_cannot_be_written_is_named(folders):
         evaluate(folders)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
-def test_a_write_protected_output_is_named(folders):
-    folders.out.parent.mkdir()
-    folders.out.parent.chmod(0o500)
-    with pytest.raises(PermissionError, match=r"metrics\.json"):
-        evaluate(folders)
+@pytest.fixture
+def open_folder():
+    """A folder that every user may enter: pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are Unix only")
+def test_a_write_protected_output_is_named(folders, open_folder):
+    shutil.copytree(folders.pred, open_folder / "pred")
+    shutil.copytree(folders.ref, open_folder / "ref")
+    out = open_folder / "out"
+    out.mkdir(mode=0o555)
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def evaluate_as_nobody():
+        if os.geteuid() == 0:  # root may write all
+            os.setuid(65534)
+        try:
+            evaluate_folders(open_folder / "pred", open_folder / "ref", out / "metrics.csv")
+        except OSError as error:
+            send.send((type(error).__name__, str(error)))
+
+    process = multiprocessing.get_context("fork").Process(target=evaluate_as_nobody)
+    process.start()
+    process.join()
+    assert receive.poll()
+    kind, text = receive.recv()
+    assert kind == "PermissionError"
+    assert "metrics.json" in text
+    assert list(out.iterdir()) == []
 
 
 def copy_cases(folders, total):
@@ -280,12 +310,16 @@ def write_npz(folder, case, **arrays):
     np.savez_compressed(folder / f"{case}.npz", **arrays)
 
 
-def test_npz_of_medsam_is_scored_in_pixels(tmp_path):
-    ref = np.zeros((5, 12, 12), np.uint8)
+def npz_pair():
+    ref = np.zeros((5, 12, 14), np.uint8)
     ref[1:4, 3:8, 3:8] = 1
-    pred = np.roll(ref, 1, axis=2)
+    return np.roll(ref, 1, axis=2), ref
+
+
+def test_npz_without_spacing_is_scored_in_pixels(tmp_path):
+    pred, ref = npz_pair()
     for case in ("a", "b"):
-        write_npz(tmp_path / "ref", case, imgs=ref, gts=ref, spacing=[0.8, 0.8, 5])
+        write_npz(tmp_path / "ref", case, imgs=ref, gts=ref)
     write_npz(tmp_path / "pred", "a", segs=pred)
     write_npz(tmp_path / "pred", "b", logits=pred)
     out = tmp_path / "metrics.csv"
@@ -295,7 +329,42 @@ def test_npz_of_medsam_is_scored_in_pixels(tmp_path):
     assert (report.rows[0].dice, report.rows[0].nsd) == (expected.dice, expected.nsd)
     assert "arrays ['logits'], expected one of ['segs', 'gts'" in report.failures["b"]
     assert [row.unit for row in report.rows] == ["px", "px"]
-    assert label_grid(tmp_path / "ref" / "a.npz") == ((5, 12, 12), None)
+    assert label_grid(tmp_path / "ref" / "a.npz") == ((5, 12, 14), None)
+
+
+@pytest.mark.parametrize(("key", "stored"), [("gts", [0.7, 0.8, 5.0]), ("labels", [5.0, 0.8, 0.7])])
+def test_spacing_of_npz_is_itks_beside_medsams_keys_and_the_arrays_beside_ours(
+    tmp_path, key, stored
+):
+    pred, ref = npz_pair()
+    write_npz(tmp_path / "ref", "a", **{key: ref}, spacing=stored)
+    write_npz(tmp_path / "pred", "a", segs=pred)  # MedSAM's predictions have none
+    out = tmp_path / "metrics.csv"
+    report = evaluate_folders(
+        tmp_path / "pred", tmp_path / "ref", out, regions=[Region("organ", (1,))]
+    )
+    (row,) = report.rows
+    expected = score_masks(pred > 0, ref > 0, spacing=(5, 0.8, 0.7))
+    assert (row.unit, row.hd95_mm, row.nsd) == ("mm", 0.7, expected.nsd)
+    assert label_grid(tmp_path / "ref" / "a.npz") == ((5, 12, 14), (5.0, 0.8, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "found"),
+    [
+        ([0.8, 0.8], r"spacing is \[0.8, 0.8\]; expected 3 numbers > 0"),
+        ([0.8, 0.8, 0.0], "expected 3 numbers > 0"),
+        ([0.8, 0.8, 6.0], "reference .* expected the same within"),
+    ],
+)
+def test_other_and_unusable_spacing_of_npz_fails_with_both(tmp_path, spacing, found):
+    pred, ref = npz_pair()
+    write_npz(tmp_path / "ref", "a", gts=ref, spacing=[0.8, 0.8, 5.0])
+    write_npz(tmp_path / "pred", "a", segs=pred, spacing=spacing)
+    report = evaluate_folders(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "m.csv", regions=[Region("organ", (1,))]
+    )
+    assert re.search(found, report.failures["a"])
 
 
 def test_grid_of_a_volume_is_read_from_its_header(folders):

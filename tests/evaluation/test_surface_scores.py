@@ -263,3 +263,49 @@ def test_stopped_search_of_far_masks_is_exact(seed, steps, gap, axes):
         assert scores.nsd[tolerance] == pytest.approx(nsd, abs=1e-9)
     hd95 = surface_distance.compute_robust_hausdorff(found, HD_PERCENT)
     assert scores.hd95 == pytest.approx(hd95, abs=1e-9)
+
+
+@old_scipy_names
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    steps=st.tuples(*[st.sampled_from(STEPS)] * 3),
+    axes=st.sampled_from([2, 3]),
+)
+def test_few_far_points_are_exact(seed, steps, axes):
+    generator = np.random.default_rng(seed)
+    shape, spacing = (48, 40, 44)[:axes] if axes == 3 else (160, 150), steps[:axes]
+    ref = np.zeros(shape, dtype=bool)
+    ref[tuple(slice(2, size // 2) for size in shape)] = True
+    pred = ref.copy()
+    for _ in range(int(generator.integers(1, 4))):  # far islands of a voxel
+        pred[tuple(generator.integers(size * 2 // 3, size) for size in shape)] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest_surface, "FEW", 1)  # any number counts as few
+        scores = surface_scores(pred, ref, spacing, TOLERANCES)
+    nsd, hd95, assd = deepmind(pred, ref, spacing)
+    assert scores.nsd == pytest.approx(nsd, abs=1e-9)
+    assert scores.hd95 == pytest.approx(hd95, abs=1e-9)
+    assert scores.assd == pytest.approx(assd, abs=1e-9)
+
+
+@old_scipy_names
+def test_a_spike_on_a_plate_needs_the_plate_around_it_alone(monkeypatch):
+    ref = np.zeros((90, 90, 40), dtype=bool)
+    ref[2:88, 2:88, 2:6] = True
+    pred = ref.copy()
+    pred[30, 20, 2:20] = True
+    sizes = []
+    original = nearest_surface._by_tree
+
+    def by_tree(point, goal, grid, spacing):
+        sizes.append(len(goal))
+        return original(point, goal, grid, spacing)
+
+    monkeypatch.setattr(nearest_surface, "_by_tree", by_tree)
+    spacing = (1.0, 1.25, 1.0)
+    scores = surface_scores(pred, ref, spacing, TOLERANCES)
+    nsd, hd95, assd = deepmind(pred, ref, spacing)
+    assert (scores.nsd, scores.hd95) == (pytest.approx(nsd, abs=1e-9), hd95)
+    assert scores.assd == pytest.approx(assd, abs=1e-12)
+    assert 0 < max(sizes) < 0.3 * 2 * 86 * 86  # of the corners of both faces

@@ -15,7 +15,11 @@ ALLOWED = {
     "networks": ["samtune.networks"],
     "peft": ["samtune.peft"],
     "preprocessing": ["samtune.preprocessing"],
-    "evaluation": ["samtune.evaluation", "samtune.preprocessing.volumes"],
+    "evaluation": [
+        "samtune.evaluation",
+        "samtune.preprocessing.volumes",
+        "samtune.preprocessing.run_cases",
+    ],
     "training": [
         "samtune.training",
         "samtune.networks",
@@ -106,3 +110,16 @@ def test_public_name_loads_at_first_use(name: str):
 def test_unknown_name_says_what_there_is():
     with pytest.raises(AttributeError, match=r"no attribute 'buildsam'.*'build_sam'"):
         samtune.buildsam  # noqa: B018
+
+
+def test_public_names_of_evaluation_load_at_first_use(repo_root: Path):
+    code = (
+        "import sys, samtune.evaluation as e, samtune.evaluation.score_files;"
+        "print({'scipy.stats', 'matplotlib', 'torch', 'distributed'} & set(sys.modules));"
+        "assert all(getattr(e, name) for name in e.__all__);"
+        "assert set(e.__all__) <= set(dir(e))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("set()", 0), done.stderr

@@ -1,11 +1,15 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from samtune.evaluation.bootstrap import mean_interval
+from samtune.evaluation.evaluate_folders import evaluate_folders
+from samtune.evaluation.table import read_metrics
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.volumes import read_grid
 from samtune.training.case_stream import reference_volume
@@ -169,3 +173,122 @@ def test_a_grid_for_a_case_whose_file_is_not_at_hand(tiny_manifest, tiny_volumes
 def test_reference_of_the_hand_made_cases_is_what_was_given(slice_labels, labels):
     manifest = slice_labels(labels, orientations=("RAS",))
     np.testing.assert_array_equal(reference_volume(manifest, "a"), labels["a"])
+
+
+def test_options_are_those_of_samtune_evaluate(score, labels, tmp_path):
+    rng = np.random.default_rng(3)
+    preds = {
+        case: rng.choice([0, 1, 3], label.shape).astype(np.uint8) for case, label in labels.items()
+    }
+    options = {
+        "tolerances_mm": (1.0,),
+        "class_tolerances_mm": {"front": [2.0, 5.0]},
+        "cldice": ["whole"],
+        "definition": "monai",
+    }
+    slices = [one for case in "ab" for one in slices_of(case, preds[case])]
+    score(slices, pred_dir=tmp_path / "pred", **options)
+    evaluate_folders(
+        tmp_path / "pred",
+        tmp_path / "hand_made/labels",
+        tmp_path / "other/m.csv",
+        regions=TASK.scored(),
+        **options,
+    )
+    for name in ("m.csv", "m_summary.csv", "m_summary.json"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "other" / name).read_text()
+    header = (tmp_path / "out/m.csv").read_text().partition("\n")[0].split(",")
+    assert {"nsd_1mm", "nsd_2mm", "nsd_5mm", "cldice"} <= set(header)
+    settings = json.loads((tmp_path / "out/m.json").read_text())["settings"]
+    assert settings["definition"] == "monai"
+    assert settings["tolerances_mm_by_region"] == {"front": [2.0, 5.0]}
+
+
+def test_one_value_may_stand_without_brackets(score, labels):
+    options = {"tolerances_mm": 3, "class_tolerances_mm": {"front": 2}, "cldice": "front"}
+    rows, _ = score(slices_of("a", labels["a"]), **options)
+    assert (rows["a", "front"]["nsd_2mm"], rows["a", "front"]["nsd_3mm"]) == ("1.0", "")
+    assert (rows["a", "front"]["cldice"], rows["a", "back"]["cldice"]) == ("1.0", "")
+
+
+def test_unknown_names_and_scored_ignore_labels_are_errors(score):
+    with pytest.raises(ValueError, match="no class or region is named 'liver'"):
+        score([], class_tolerances_mm={"liver": 2})
+    with pytest.raises(ValueError, match="ignore_label 3 is also a class"):
+        score([], ignore_label=3)
+    with pytest.raises(ValueError, match="definition 'mine', expected one of"):
+        score([], definition="mine")
+
+
+@pytest.mark.parametrize("given", [255, "auto"])
+def test_what_nobody_judged_is_in_neither_mask(slice_labels, stream, labels, tmp_path, given):
+    a = labels["a"].copy()
+    a[:, 3, 1] = 255  # a column of what was `back`
+    manifest = slice_labels({"a": a})
+    if given == "auto":
+        manifest.settings["label_steps"] = {"ignore_label": 255}
+    out = tmp_path / "m.csv"
+    writer = CaseMetricsWriter(manifest, "test", TASK, out, ignore_label=given)
+    slices = slices_of("a", labels["a"])  # predicts `back` there
+    engine = stream(slices)
+    writer.attach(engine)
+    engine.run(engine.batches)
+    with out.open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert {row["dice"] for row in rows.values()} == {"1.0"}
+    assert float(rows["back"]["volume_pred_ml"]) == pytest.approx(4 * 2 * 10 / 1000)
+    assert json.loads(out.with_suffix(".json").read_text())["settings"]["ignore_label"] == 255
+
+
+def test_intervals_draw_the_patients_of_the_slices(slice_labels, stream, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{p}_{eye}": (rng.random((4, 6, 3)) < 0.5).astype(np.uint8) for p in "pqr" for eye in "lr"
+    }
+    manifest = slice_labels(arrays, orientations=("RAS",))
+    for case, record in manifest.cases.items():
+        manifest.cases[case] = replace(record, patient=case[0])
+    slices = [
+        (case, index, np.where(rng.random(label.shape[:2]) < 0.7, label[:, :, index], 0))
+        for case, label in arrays.items()
+        for index in range(3)
+    ]
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\n" + "".join(f"{case},{case[0]}\n" for case in arrays))
+    found = {}
+    for name, options in (("own", {}), ("table", {"patients": table})):
+        out = tmp_path / f"{name}.csv"
+        writer = CaseMetricsWriter(manifest, "test", make_task({1: "x"}), out, **options)
+        engine = stream(slices)
+        writer.attach(engine)
+        engine.run(engine.batches)
+        summary = json.loads(out.with_name(f"{name}_summary.json").read_text())["classes"][0]
+        assert summary["num_patients"] == 3
+        assert json.loads(out.with_suffix(".json").read_text())["patients"]["q_l"] == "q"
+        found[name] = summary["dice"]
+        dice = [row.dice for row in sorted(read_metrics(out), key=lambda row: row.case)]
+        expected = mean_interval(dice, groups=[case[0] for case in sorted(arrays)])
+        assert (summary["dice"]["ci_low"], summary["dice"]["ci_high"]) == pytest.approx(
+            (expected.low, expected.high)
+        )
+        assert expected.low != mean_interval(dice).low  # the unit counts
+    assert found["own"] == found["table"]
+
+
+def test_a_single_picture_is_scored_in_two_dimensions_and_pixels(slice_labels, stream, tmp_path):
+    label = np.zeros((10, 10, 1), np.uint8)
+    label[3:7, 3:7] = 1
+    pred = np.roll(label, 1, axis=1)
+    manifest = slice_labels({"a": label}, orientations=("RAS",))
+    (record,) = manifest.cases.values()
+    unsized = replace(record.geometry, spacing=(1.0, 1.0, 1.0))
+    manifest.cases["a"] = replace(record, image_name="a.png", geometry=unsized)
+    out = tmp_path / "m.csv"
+    writer = CaseMetricsWriter(manifest, "test", make_task({1: "x"}), out, tolerances_mm=(0.0,))
+    engine = stream([("a", 0, pred[:, :, 0].astype(np.int64))])
+    writer.attach(engine)
+    engine.run(engine.batches)
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    assert row["hd95_px"] == "1.0"
+    assert float(row["nsd_0px"]) == pytest.approx(0.5)  # with two sides to the slice: 0.781
+    assert math.isnan(float(row["volume_ref_ml"]))

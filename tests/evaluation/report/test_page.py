@@ -256,3 +256,21 @@ def test_page_that_is_too_large_is_refused(
     with pytest.raises(ValueError, match="more than 1000"):
         write_report(facts, tmp_path / "r.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_intervals_over_patients_are_said_and_shown(facts: RunFacts):
+    patients = {s.case: f"p{int(s.case[-1]) // 2}" for s in facts.scores}  # case_0 to case_9
+    parsed = Page(page.render(dataclasses.replace(facts, patients=patients)))
+    (said,) = [text for text in parsed.said("p") if "Intervals" in text]
+    assert "10 test cases of 5 patients" in said
+    assert "over patients" in said
+    (plain,) = [text for text in Page(page.render(facts)).said("p") if "Intervals" in text]
+    assert "over cases" in plain
+    assert "patients" not in plain
+    front = [s for s in facts.scores if s.name == "front"]
+    found = mean_interval(
+        [s.values["dice"] for s in front], groups=[patients[s.case] for s in front]
+    )
+    text = f"{found.low:.3f} to {found.high:.3f}"
+    assert text in parsed.said("td")
+    assert any(title.endswith(text) for title in parsed.said("title"))

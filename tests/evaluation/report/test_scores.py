@@ -6,7 +6,9 @@ import pytest
 
 from samtune.evaluation.report import parse_scores
 from samtune.evaluation.report.plots import Axis, evenly, metric_axis
-from samtune.evaluation.report.scores import metric_of, pick_cases
+from samtune.evaluation.report.scores import interval_of, metric_of, pick_cases
+from samtune.evaluation.summary import summarise
+from samtune.evaluation.table import read_metrics
 
 
 def test_worst_and_best_cases_by_hand(scores_of):
@@ -41,8 +43,28 @@ def test_columns_that_came_later_are_read_and_plotted(scores_of):
     ]
     assert found[1].extent(1.0, 2.0) == "1.00 to 2.00 px"
     assert found[0].extent(0.5, 0.75) == "0.500 to 0.750"
-    assert metric_of("volume_error_ml") is None
-    assert metric_of("new") is None
+    for column in ("volume_error_ml", "volume_ref_ml", "new", "case"):
+        assert metric_of(column) is None
+
+
+def test_intervals_are_the_summarys_and_draw_patients(scores_of, tmp_path):
+    dice = [0.9, 0.2, 0.8, 0.85, 0.4, 0.3, 0.95, 0.6, 0.7]
+    lines = [f"c{i},1,x,ok,{v},0,0,{i},1,1" for i, v in enumerate(dice)]
+    lines += ["d,1,x,pred_empty,0,0,0,inf,1,0", "e,1,x,both_empty,nan,nan,nan,nan,0,0"]
+    scores = scores_of(*lines)
+    table = tmp_path / "m.csv"
+    header = "case,label,name,status,dice,iou,nsd_1mm,hd95_mm,volume_ref_ml,volume_pred_ml\n"
+    table.write_text(header + "".join(f"{line}\n" for line in lines))
+    rows, found = read_metrics(table), {}
+    of = {score.case: f"p{i // 3}" for i, score in enumerate(scores)}
+    for name, patients in (("patients", of), ("cases", {})):
+        (summary,) = summarise(rows, patients=patients or None)
+        for column in ("dice", "hd95_mm"):
+            got = interval_of(scores[::-1], metric_of(column), patients)
+            wanted = summary.metrics[column]
+            assert (got.low, got.high) == (wanted.finite_low, wanted.finite_high)
+            found[name, column] = got
+    assert found["patients", "dice"] != found["cases", "dice"]
 
 
 @pytest.mark.parametrize(
