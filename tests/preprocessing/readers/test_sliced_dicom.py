@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from samtune.cli import main
 from samtune.preprocessing.manifest import load_manifest
@@ -77,6 +78,17 @@ def test_a_series_is_chosen_by_description_number_or_uid(
     (kept,) = manifest.settings["volume"]["series"]
     assert kept == recorded
     assert "9.8.7" not in (tmp_path / "o/manifest.json").read_text()
+
+
+def test_the_real_series_gives_exactly_the_slices_of_its_nifti_file(real_series, tmp_path):
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(real_series)))
+    sitk.WriteImage(reader.Execute(), tmp_path / "nifti.nii.gz")
+    assert run(tmp_path / "a", real_series, split=("1", "0", "0")) == 0
+    assert run(tmp_path / "b", tmp_path / "nifti.nii.gz", split=("1", "0", "0")) == 0
+    (dicom,), (nifti,) = stored(tmp_path / "a")[1].values(), stored(tmp_path / "b")[1].values()
+    assert dicom.shape == (40, 34, 50)
+    np.testing.assert_array_equal(dicom, nifti)
 
 
 def test_without_a_choice_the_series_are_listed_and_nothing_is_guessed(two_series, tmp_path):
