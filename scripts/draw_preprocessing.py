@@ -83,7 +83,7 @@ def _steps(path: Path, folder: Path) -> None:
         shown, largest = image[0], 255.0
         if number == 0:
             geometry = CaseGeometry.of(native, case=CASE, axis=manifest.cases[CASE].geometry.axis)
-            index = [slice(None)] * 3
+            index: list[Any] = [slice(None)] * 3
             index[geometry.axis] = record.index  # the file is RAS
             shown, largest = native.array[tuple(index)], float(native.array.max())
         axes.imshow(upright(shown), cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
