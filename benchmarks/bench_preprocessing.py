@@ -3,11 +3,12 @@
     python benchmarks/bench_preprocessing.py --size 512 --slices 24 --cases 4
 
 ``slicing``: ``samtune slice`` as a function, one worker, against a hand-written NumPy loop that
-writes the same slice files. ``loader``: slices a second by form of storage, read alone and brought
-to the model's frame. ``model input``: volume to 1024-pixel tensors, our slices resized by the
-loader, against MedSAM's published way. ``workers``: 1 against 2, wall time, processes started.
-Variants take turns; medians and quartiles; CPU time except for the workers. The compared paths are
-shown to give the same arrays. ``--quick`` is small, ``--json FILE`` keeps the figures.
+writes the same slice files. ``reading``: a ``.nii.gz`` volume by several libraries. ``loader``:
+slices a second by form of storage, read alone and brought to the model's frame. ``model input``:
+volume to 1024-pixel tensors, our slices resized by the loader, against MedSAM's published way.
+``workers``: 1 against 2, wall time, processes started. Variants take turns; medians and quartiles;
+CPU time except for the workers. The compared paths are shown to give the same arrays. ``--quick``
+is small, ``--json FILE`` keeps the figures.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -29,6 +31,7 @@ import torch
 
 from samtune.atomic import write_atomically
 from samtune.benchmarks.handwritten_slicing import loop, medsam_load, medsam_way
+from samtune.benchmarks.volume_readers import volume_readers
 from samtune.preprocessing.manifest import load_manifest
 from samtune.preprocessing.model_frame import image_to_frame, label_to_frame
 from samtune.preprocessing.slice_file import read_slice_file
@@ -101,6 +104,18 @@ def bench_slicing(images: Path, labels: Path, root: Path, rounds: int) -> dict[s
         _same(ours[1], theirs[1])
     ratio = found["samtune"]["seconds"] / found["loop"]["seconds"]
     return {**found, "slices": len(files), "ratio": ratio}
+
+
+def bench_reading(images: Path, rounds: int) -> dict[str, Any]:
+    """Seconds to read one volume, and how many times as fast as nibabel's ``get_fdata``."""
+    path = sorted(images.iterdir())[0]
+    readers = volume_readers()
+    expected = readers["nibabel"](path)
+    for name, read in readers.items():
+        _same(read(path), expected, name)
+    found = in_turn({name: partial(read, path) for name, read in readers.items()}, rounds)
+    slowest = found["nibabel get_fdata"]["seconds"]
+    return {name: {**one, "ratio": slowest / one["seconds"]} for name, one in found.items()}
 
 
 def bench_model_input(
@@ -255,6 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         volumes = make_volumes(root / "data", args.cases, args.size, args.slices)
         results: dict[str, Any] = {"slicing": bench_slicing(*volumes, root, args.rounds)}
         _print(f"slicing {results['slicing']['ratio']:.2f} x the loop's time")
+        results["reading"] = bench_reading(volumes[0], args.rounds)
+        ratios = (f"{name} {one['ratio']:.2f} x" for name, one in results["reading"].items())
+        _print(f"reading a volume: {', '.join(ratios)}")
         results["loader"] = bench_loader(root / "ours", root, 256, args.rounds)
         for name, forms in results["loader"].items():
             _print(f"{name}: " + ", ".join(f"{form} {n:.0f}/s" for form, n in forms.items()))

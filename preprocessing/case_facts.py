@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from samtune.preprocessing.case_source import CaseSource
-from samtune.preprocessing.npz_case import is_npz
 from samtune.preprocessing.read_case import (
     case_grid,
     fixed_axis,
+    label_grids,
     read_case_image,
     read_case_label,
 )
 from samtune.preprocessing.slicing import CaseGeometry, volume_to_slices
-from samtune.preprocessing.volumes import Grid, Spacing, check_same_grid, read_grid
+from samtune.preprocessing.volumes import Grid, Spacing, check_same_grid
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -80,9 +80,8 @@ def case_facts(
             has_spacing=getattr(grid, "has_spacing", True),
             notes=_notes(grid),
         )
-        for label in source.labels:
-            if not is_npz(label):
-                check_same_grid(grid, read_grid(label))
+        for label in label_grids(source):
+            check_same_grid(grid, label)
         if read_values:
             facts = _with_values(facts, first, geometry, label_rule)
     except (ValueError, OSError) as error:

@@ -15,7 +15,11 @@ class CaseSource:
             ``.npz`` file that holds both is in both.
         split: ``train``, ``val`` or ``test`` where the dataset has a split, else None.
         patient: name shared by the cases of one person (two eyes, visits); None if unknown.
-        frame: index of the volume in 4D files; None for files of one volume.
+        frame: index of the volume in 4D files and films; None for files of one volume.
+        series: of the image, where its folder has several DICOM series: description, number or
+            SeriesInstanceUID.
+        is_hidden: the names of its files are not to be in any output; see
+            :func:`samtune.preprocessing.hidden_ids.hide_ids`.
     """
 
     case: str
@@ -24,6 +28,8 @@ class CaseSource:
     split: str | None = None
     patient: str | None = None
     frame: int | None = None
+    series: str | None = None
+    is_hidden: bool = False
 
     def __post_init__(self) -> None:
         if not self.case or not self.images:
@@ -34,6 +40,18 @@ class CaseSource:
             raise ValueError(
                 f"case {self.case!r}: split is {self.split!r}; expected train, val or test"
             )
+
+    @property
+    def image_name(self) -> str:
+        """Name of the first image file, or the case id if that is hidden."""
+        return self.case if self.is_hidden else self.image.name
+
+    @property
+    def label_name(self) -> str | None:
+        """The same for the label, None if unlabelled."""
+        if self.label is None:
+            return None
+        return self.case if self.is_hidden else self.label.name
 
     @property
     def image(self) -> Path:

@@ -26,6 +26,9 @@ _FORMAT_OF = {
     ".jpg": "png",
     ".jpeg": "png",
     ".bmp": "png",
+    ".gif": "png",
+    ".pgm": "png",
+    ".ppm": "png",
     ".tif": "png",
     ".tiff": "png",
 }
@@ -36,7 +39,7 @@ LPS_OF_RAS = RAS_OF_LPS[:3, :3]  # its own inverse; ITK counts towards left and 
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a PNG, JPEG, BMP or TIFF: its array axes are row, column, page."""
+    """Whether a file is a picture by its suffix: its array axes are row, column, page."""
     return _FORMAT_OF.get(path.suffix.lower()) == "png"
 
 

@@ -26,6 +26,7 @@ FAILURES_NAME = "failures.csv"
 OUR_FILES = (MANIFEST_NAME, CONTACT_SHEET_NAME, FAILURES_NAME)
 OUR_NAMES = ("cases", "slices", LOCK_NAME, *OUR_FILES)
 MAX_NAMED = 3
+SHORT_NAME = 4  # letters; shorter ones may be part of any word
 
 
 def check_output_folder(out: Path) -> None:
@@ -162,12 +163,20 @@ def write_failures(out: Path, failed: Mapping[str, str], files: Iterable[CaseFil
     writer.writerow(("case", "file", "reason"))
     for one in sorted(files, key=lambda one: one.case):
         if one.case in failed:
-            reason = failed[one.case]
-            for file in (one.image, one.label):
-                if file is not None:
-                    reason = reason.replace(str(file), file.name)
-            writer.writerow((one.case, one.image.name, reason.replace(str(out), out.name)))
+            reason = _without_folders(failed[one.case], one)
+            writer.writerow((one.case, one.image_name, reason.replace(str(out), out.name)))
     write_atomically(path, text.getvalue().encode())
+
+
+def _without_folders(reason: str, one: CaseFiles) -> str:
+    """An error's text with no path in it, and none of the files' names if these are hidden."""
+    for file in (*one.images, *one.labels):
+        reason = reason.replace(str(file), one.image_name if one.is_hidden else file.name)
+        if one.is_hidden:
+            name = re.escape(file.name.split(".")[0])
+            part = name if len(name) >= SHORT_NAME else rf"(?<!\w){name}(?!\w)"
+            reason = re.sub(rf"{part}[^\s:,]*", one.image_name, reason)
+    return reason
 
 
 def remove_slice_files(out: Path, cases: Collection[str], keep: Collection[str]) -> None:

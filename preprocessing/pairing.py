@@ -4,7 +4,10 @@ from pathlib import Path
 
 from samtune.preprocessing.case_source import CaseSource
 from samtune.preprocessing.layouts.files import image_files, stem_of, visible
+from samtune.preprocessing.layouts.run_lengths import pair_table
 from samtune.preprocessing.pair_rule import PairRule, ambiguity, pair_stems, suggest_rules
+from samtune.preprocessing.readers.label_rule import RunLengths
+from samtune.preprocessing.readers.run_lengths import is_run_lengths
 from samtune.preprocessing.volumes import case_id, find_volumes, volume_suffix
 
 CHANNEL_SUFFIX = "_0000"  # nnU-Net names the first channel of case.nii.gz so
@@ -14,7 +17,11 @@ CaseFiles = CaseSource  # its name before datasets had layouts
 
 
 def pair_files(
-    images: Path, labels: Path | None, *, rule: PairRule | None = None
+    images: Path,
+    labels: Path | None,
+    *,
+    rule: PairRule | None = None,
+    run_lengths: RunLengths | None = None,
 ) -> list[CaseSource]:
     """Pair images with labels, sorted by case id.
 
@@ -26,8 +33,9 @@ def pair_files(
     Args:
         images: folder of volumes, or one volume; of pictures, or of folders with a DICOM series,
             if there are no volumes.
-        labels: the same for labels, or None.
+        labels: the same for labels, or a table (``.csv``) of run lengths, or None.
         rule: other than equal names.
+        run_lengths: columns of a table; None: Kaggle's.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder has no volumes.
@@ -39,6 +47,17 @@ def pair_files(
     if labels is None:
         return [CaseSource(case, (path,)) for case, path in found.items()]
     labels = Path(labels)
+    if is_run_lengths(labels):
+        cases, alone = pair_table(found, labels, run_lengths or RunLengths())
+        if alone and not images.is_file():
+            raise ValueError(
+                f"{labels}: {len(alone)} of its names and the images of {images} are without "
+                f"their counterpart: {_names(alone)}; an image without objects has a row without "
+                "runs"
+            )
+        if not cases:
+            raise ValueError(f"{labels}: no row names {images.name}; expected one")
+        return cases
     label_files = _files(labels)
     if labels.is_file() and images.is_file():
         return [CaseSource(next(iter(label_files)), (images,), (labels,))]

@@ -1,9 +1,13 @@
 """Pixels of a case, whatever its files are: the step between a dataset's layout and slicing."""
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from samtune.preprocessing.case_source import CaseSource
+from samtune.preprocessing.label_files import is_picture
 from samtune.preprocessing.npz_case import (
     AXIS,
     is_npz,
@@ -11,8 +15,20 @@ from samtune.preprocessing.npz_case import (
     read_npz_image,
     read_npz_label,
 )
+from samtune.preprocessing.readers.dicom_files import find_label_object
 from samtune.preprocessing.readers.label_rule import LabelRule
-from samtune.preprocessing.volumes import Grid, Volume, read_grid, read_image, read_label
+from samtune.preprocessing.readers.run_lengths import is_run_lengths
+from samtune.preprocessing.volumes import (
+    Grid,
+    Volume,
+    read_grid,
+    read_image,
+    read_label,
+    volume_suffix,
+)
+
+UID = re.compile(r"\d+(\.\d+)+")
+UID_DIGITS = 12
 
 
 def read_case_image(source: CaseSource) -> Volume:
@@ -20,7 +36,7 @@ def read_case_image(source: CaseSource) -> Volume:
     if is_npz(source.image):
         return read_npz_image(source.image)
     paths = source.image if len(source.images) == 1 else source.images
-    return read_image(paths, frame=source.frame)
+    return read_image(paths, frame=source.frame, series=source.series)
 
 
 def read_case_label(
@@ -41,11 +57,60 @@ def read_case_label(
     return read_label(paths, rule=LabelRule.from_mapping(rule or {}), like=like)
 
 
+def chosen_volume(sources: Sequence[CaseSource]) -> dict[str, Any]:
+    """Which frame and series of their files the cases take, for a manifest; empty if they have one.
+
+    A SeriesInstanceUID leads to a person and is not in it, but a hash that tells two apart.
+    """
+    frames = sorted({one.frame for one in sources if one.frame is not None})
+    series = sorted({one.series for one in sources if one.series is not None})
+    chosen: dict[str, Any] = {}
+    if frames:
+        chosen["frames"] = frames
+    if series:
+        chosen["series"] = [_without_uid(one) for one in series]
+    return chosen
+
+
+def _without_uid(series: str) -> str:
+    if not UID.fullmatch(series):
+        return series
+    return f"UID of SHA-256 {hashlib.sha256(series.encode()).hexdigest()[:UID_DIGITS]}"
+
+
+def with_ignored(
+    rule: Mapping[str, Any] | None, ignore_label: int | None, source: CaseSource
+) -> Mapping[str, Any] | None:
+    """The rule that labels are read by if ``ignore_label`` is among their values.
+
+    Without it a picture of 0 and 255 is a mask of class 1, even if 255 is what nobody judged. A
+    rule that the user wrote says itself what values mean, and of one file a class each is a mask.
+    """
+    if rule or ignore_label is None or len(source.labels) != 1:
+        return rule
+    return {"ignore_label": ignore_label}
+
+
+def label_grids(source: CaseSource) -> list[Grid]:
+    """Grids of the label files that have their own, from their headers.
+
+    Run lengths, contours and segmentation objects take that of the image, slice files share it.
+    """
+    return [read_grid(path) for path in source.labels if _has_grid(path)]
+
+
+def _has_grid(path: Path) -> bool:
+    if is_npz(path) or is_run_lengths(path):
+        return False
+    is_other = volume_suffix(path) is not None or is_picture(path)
+    return is_other or find_label_object(path) is None
+
+
 def case_grid(source: CaseSource) -> Grid:
     """Voxel grid of a case's image, without reading its values."""
     if is_npz(source.image):
         return read_npz_grid(source.image)
-    return read_grid(source.image, frame=source.frame)
+    return read_grid(source.image, frame=source.frame, series=source.series)
 
 
 def fixed_axis(source: CaseSource, axis: int | None) -> int | None:

@@ -15,7 +15,12 @@ from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.manifest import FORMAT_VERSION, CaseRecord, SliceRecord, read_json
 from samtune.preprocessing.pairing import CaseFiles
 from samtune.preprocessing.prepare import prepare_case
-from samtune.preprocessing.read_case import fixed_axis, read_case_image, read_case_label
+from samtune.preprocessing.read_case import (
+    fixed_axis,
+    read_case_image,
+    read_case_label,
+    with_ignored,
+)
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import volume_to_slices
@@ -89,8 +94,9 @@ def slice_case(
             uint16, has no rule in the label map, or no name although names were given.
     """
     image = read_case_image(files)
-    label = read_case_label(files, rule=settings.get("label_rule"), like=image)
     steps = LabelSteps.from_dict(settings.get("label_steps", {}))
+    rule = with_ignored(settings.get("label_rule"), steps.ignore_label, files)
+    label = read_case_label(files, rule=rule, like=image)
     mapped = None
     if label is not None:
         check_same_grid(image, label)
@@ -119,8 +125,8 @@ def slice_case(
         geometry=geometry,
         split=NO_SPLIT,
         source_sha256=source_sha256(files.images),
-        image_name=files.image.name,
-        label_name=None if files.label is None else files.label.name,
+        image_name=files.image_name,
+        label_name=files.label_name,
         num_slices=geometry.slices_shape[0],
         label_sha256=source_sha256(files.labels) if files.labels else None,
     )

@@ -11,6 +11,7 @@ from samtune.preprocessing.case_ids import safe_case_ids
 from samtune.preprocessing.case_source import CaseSource
 from samtune.preprocessing.contact_sheet import draw_contact_sheet
 from samtune.preprocessing.folder_lock import locked_folder
+from samtune.preprocessing.hidden_ids import hide_ids, salt_fingerprint
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.output_folder import (
@@ -26,7 +27,14 @@ from samtune.preprocessing.output_folder import (
 from samtune.preprocessing.pair_rule import PairRule
 from samtune.preprocessing.pairing import pair_files
 from samtune.preprocessing.patients import PatientRule
-from samtune.preprocessing.read_case import case_grid, fixed_axis, read_case_label
+from samtune.preprocessing.read_case import (
+    case_grid,
+    chosen_volume,
+    fixed_axis,
+    label_grids,
+    read_case_label,
+    with_ignored,
+)
 from samtune.preprocessing.run_cases import Scheduler, run_cases
 from samtune.preprocessing.slice_case import try_slice_case
 from samtune.preprocessing.slice_settings import Slicing
@@ -35,7 +43,7 @@ from samtune.preprocessing.source_splits import complete_split
 from samtune.preprocessing.split_plan import SplitPlan
 from samtune.preprocessing.split_rule import SplitRule
 from samtune.preprocessing.splits import DEFAULT_RATIO
-from samtune.preprocessing.volumes import check_same_grid, read_grid
+from samtune.preprocessing.volumes import check_same_grid
 
 LAYOUTS = ("slice", "volume")
 
@@ -96,6 +104,7 @@ def slice_volumes(
     class_names: Mapping[int, str] | None = None,
     pair_rule: PairRule | None = None,
     label_rule: Mapping[str, Any] | None = None,
+    salt: str | None = None,
     workers: int | None = None,
     scheduler: Literal["processes", "dask"] = "processes",
     address: str | None = None,
@@ -135,6 +144,8 @@ def slice_volumes(
         pair_rule: other than equal names, see :func:`~samtune.preprocessing.pairing.pair_files`.
         label_rule: how stored label pixels become classes, see
             :meth:`samtune.preprocessing.readers.label_rule.LabelRule.from_mapping`.
+        salt: secret text: case ids tell nothing of names, see
+            :func:`samtune.preprocessing.hidden_ids.hide_ids`.
         workers: processes; None for as many as there are cores and cases, 1 for none extra.
         scheduler, address: of a Dask cluster that sees the same files, see :class:`Scheduler`.
         dry_run: write nothing, report what would be done.
@@ -175,9 +186,11 @@ def slice_volumes(
         raise ValueError(f"{source}: a crop, label map or removal of objects needs labels")
     if scheduler == "dask":  # its workers are in other folders
         out, files = out.absolute(), [_absolute(one) for one in files]
+    files = files if salt is None else hide_ids(files, salt)
     safe = safe_case_ids(one.case for one in files)
     files = sorted((replace(one, case=safe[one.case]) for one in files), key=lambda one: one.case)
     cases = [one.case for one in files]
+    label_steps = _with_ignored(label_steps, label_rule)
     if split is None:
         by_counts = None if split_csv is not None else split_counts
         by_ratio = DEFAULT_RATIO if split_ratio is None else split_ratio
@@ -207,6 +220,8 @@ def slice_volumes(
         ("slicing", slicing.to_dict()),
         ("label_steps", label_steps.to_dict()),
         ("label_rule", dict(label_rule or {})),
+        ("volume", chosen_volume(files)),
+        ("case_ids", {} if salt is None else {"salt_fingerprint": salt_fingerprint(salt)}),
     ):
         if value:  # absent where nothing is asked for: as in folders of older versions
             settings[key] = value
@@ -259,7 +274,8 @@ def _start(
     if not force and plan.before_slicing is not None:
         check_split(out, plan.before_slicing)
     if not skipped and any(one.labels for one in files):
-        _require_some_label(files, settings.get("label_rule"))
+        ignore_label = settings.get("label_steps", {}).get("ignore_label")
+        _require_some_label(files, settings.get("label_rule"), ignore_label)
     return skipped
 
 
@@ -276,8 +292,8 @@ def _plan(
     for one in files:
         try:
             grid = case_grid(one)
-            if one.label not in (None, one.image):
-                check_same_grid(grid, read_grid(one.label))
+            for label in label_grids(one):
+                check_same_grid(grid, label)
         except (ValueError, OSError) as error:
             failed[one.case] = str(error)
             continue
@@ -289,12 +305,29 @@ def _plan(
     return SliceReport(out, [], skipped, failed, total, planned)
 
 
-def _require_some_label(files: list[CaseSource], label_rule: Mapping[str, Any] | None) -> None:
+def _with_ignored(steps: LabelSteps, label_rule: Mapping[str, Any] | None) -> LabelSteps:
+    """What the rule leaves as ignored is no class for the steps after it."""
+    named = (label_rule or {}).get("ignore_label")
+    if named is None or named == steps.ignore_label:
+        return steps
+    if steps.ignore_label is not None:
+        raise ValueError(
+            f"ignore label {steps.ignore_label}: the label rule names {named}; expected one value"
+        )
+    return replace(steps, ignore_label=named)
+
+
+def _require_some_label(
+    files: list[CaseSource], label_rule: Mapping[str, Any] | None, ignore_label: int | None
+) -> None:
     unreadable = 0
     for one in files:  # as a rule the first one ends it
         try:
-            label = read_case_label(one, rule=label_rule)
-            if label is not None and np.any(label.array):
+            rule = with_ignored(label_rule, ignore_label, one)
+            like = case_grid(one) if one.label is not None else None
+            label = read_case_label(one, rule=rule, like=like)
+            is_class = label is not None and (label.array != 0) & (label.array != ignore_label)
+            if np.any(is_class):
                 return
         except (ValueError, OSError):
             unreadable += 1  # reported as this case's failure later

@@ -24,7 +24,7 @@ from samtune.preprocessing.readers.grid import (
 from samtune.preprocessing.readers.label_rule import LabelRule
 from samtune.preprocessing.readers.label_values import join_class_files, to_classes
 from samtune.preprocessing.readers.rtstruct import read_contours
-from samtune.preprocessing.readers.run_lengths import read_run_lengths
+from samtune.preprocessing.readers.run_lengths import is_run_lengths, read_run_lengths
 
 __all__ = [
     "AFFINE_TOLERANCE",
@@ -198,7 +198,7 @@ def read_label(
     if len(paths) != 1 or rule.files:
         return join_class_files(formats.read_class_files(paths, frame, series), rule)
     path = paths[0]
-    if path.name.lower().endswith(".csv") and path.is_file():
+    if is_run_lengths(path) and path.is_file():
         if like is None:
             raise ValueError(f"{path}: run lengths need the grid of their image")
         return read_run_lengths(path, like, rule)

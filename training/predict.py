@@ -26,6 +26,8 @@ def predict(
     device: str | torch.device = "auto",
     batch_size: int = 4,
     file_format: str | None = None,
+    frame: int | None = None,
+    series: str | None = None,
     progress: bool | None = None,
 ) -> list[Path]:
     """Segment scans; each label file has its scan's name, shape, affine and header codes.
@@ -39,6 +41,8 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         batch_size: slices at a time.
         file_format: of the label files: nii.gz, nii, nrrd, mha or png; ``None``: each scan's own.
+        frame: which volume of 4D files and films, from 0.
+        series: which series of DICOM folders: description, number or SeriesInstanceUID.
         progress: show a bar; ``None``: when stderr is a terminal.
 
     Returns:
@@ -59,6 +63,8 @@ def predict(
         transform=ToFramed(network.image_size, network.normalization),
         out=out,
         file_format=file_format,
+        frame=frame,
+        series=series,
     )
     writer = CaseLabelWriter(dataset)
     evaluator = SupervisedEvaluator(

@@ -15,7 +15,7 @@ from samtune.preprocessing.prepare import prepare_case
 from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import CaseGeometry
-from samtune.preprocessing.volumes import Grid, read_grid, read_volume
+from samtune.preprocessing.volumes import Grid, read_grid, read_image
 
 logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
@@ -36,6 +36,9 @@ class RawSlices(Dataset[Item]):
             :class:`samtune.preprocessing.neighbours.StackNeighboursd`; 0: none.
         file_format: of the label files, see :func:`samtune.preprocessing.label_files.label_name`;
             ``None``: that of each image.
+        frame: which volume of 4D files and films, from 0; needed where there are several.
+        series: which series of DICOM folders: description, number or SeriesInstanceUID; needed
+            where there are several.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or unreadable, two have one name, or an
@@ -53,6 +56,8 @@ class RawSlices(Dataset[Item]):
         slicing: Mapping[str, Any] | None = None,
         neighbours: int = 0,
         file_format: str | None = None,
+        frame: int | None = None,
+        series: str | None = None,
     ) -> None:
         self.paths = find_scans(data)
         self.intensity = Intensity.from_dict(dict(intensity))
@@ -68,7 +73,10 @@ class RawSlices(Dataset[Item]):
         self.transform = transform
         self.out = Path(out)
         # headers only: a file that can't be read is known before the first prediction
-        self._grids = {case: read_grid(path) for case, path in self.paths.items()}
+        self.frame, self.series = frame, series
+        self._grids = {
+            case: read_grid(path, frame=frame, series=series) for case, path in self.paths.items()
+        }
         self._names = {
             case: label_name(self.paths[case], num_slices=grid.shape[2], file_format=file_format)
             for case, grid in self._grids.items()
@@ -92,7 +100,7 @@ class RawSlices(Dataset[Item]):
     def __getitem__(self, position: int) -> Item:
         case, number = self._index[position]
         if self._loaded is None or self._loaded[0] != case:
-            volume = read_volume(self.paths[case])
+            volume = read_image(self.paths[case], frame=self.frame, series=self.series)
             slices, _ = prepare_case(
                 volume, case=case, intensity=self.intensity, slicing=self.slicing
             )

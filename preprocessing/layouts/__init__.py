@@ -1,6 +1,6 @@
 """Layouts of datasets: which files of a folder are a case, one file a layout."""
 
-from samtune.preprocessing.layouts.channels import choose_channel
+from samtune.preprocessing.layouts.channels import choose_channel, choose_volume
 from samtune.preprocessing.layouts.listing import Evidence, LayoutOptions, Listing
 from samtune.preprocessing.layouts.registry import (
     LAYOUTS,
@@ -19,6 +19,7 @@ __all__ = [
     "Listing",
     "check_paired",
     "choose_channel",
+    "choose_volume",
     "list_dataset",
     "recognise",
     "with_patients",

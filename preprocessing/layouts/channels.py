@@ -1,4 +1,4 @@
-"""Choice of one channel of images that have several."""
+"""Choice of one channel, frame or DICOM series of images that have several."""
 
 from dataclasses import replace
 
@@ -36,4 +36,28 @@ def choose_channel(found: Listing, channel: str | None) -> Listing:
         cases = [replace(one, frame=index) for one in found.cases]
     else:
         cases = found.cases
+    return replace(found, cases=cases)
+
+
+def choose_volume(found: Listing, *, frame: int | None, series: str | None) -> Listing:
+    """The same cases with one frame of their 4D files, or one series of their DICOM folders.
+
+    Args:
+        found: of a layout.
+        frame: from 0; None: the files have one, or a channel was chosen.
+        series: description, number or SeriesInstanceUID; None: the folders have one.
+
+    Raises:
+        ValueError: a channel is a frame of these files, and was chosen already.
+    """
+    cases = found.cases
+    if frame is not None:
+        if any(one.frame is not None for one in cases):
+            raise ValueError(
+                f"{found.folder}: channels are frames of these files; give --channel or --frame, "
+                "not both"
+            )
+        cases = [replace(one, frame=frame) for one in cases]
+    if series is not None:
+        cases = [replace(one, series=series) for one in cases]
     return replace(found, cases=cases)

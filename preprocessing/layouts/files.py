@@ -32,8 +32,8 @@ def image_files(folder: Path) -> dict[str, Path]:
     """Images directly in ``folder``, stem to path, sorted; hidden files are left out.
 
     A folder of nothing but DICOM files is one image, called as the folder. If there are no images
-    but folders of DICOM files or pictures, each of these is an image: a series, or one file a
-    slice.
+    but folders of DICOM files or pictures, each of these is an image: a series (or several, in
+    folders below it), or one file a slice.
 
     Raises:
         ValueError: two files have one stem.
@@ -59,8 +59,20 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def _is_image_folder(path: Path) -> bool:
     suffixes = {child.suffix.lower() for child in visible(path) if child.is_file()}
-    # DICOM files often have no suffix
-    return bool(suffixes) and (suffixes <= {*DICOM, ""} or suffixes <= set(PICTURES))
+    if not suffixes:
+        folders = [child for child in visible(path) if child.is_dir()]
+        return bool(folders) and all(_is_dicom_folder(child) for child in folders)
+    return _is_dicom_folder(path) or suffixes <= set(PICTURES)
+
+
+def _is_dicom_folder(path: Path) -> bool:
+    """Nothing but DICOM files, as far as suffixes say, in it and below."""
+    children = visible(path)
+    return bool(children) and all(
+        # DICOM files often have no suffix
+        _is_dicom_folder(child) if child.is_dir() else child.suffix.lower() in {*DICOM, ""}
+        for child in children
+    )
 
 
 def visible(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samtune.preprocessing.case_source import CaseSource
+from samtune.preprocessing.readers.label_rule import RunLengths
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class LayoutOptions:
             each split's; None: the usual names.
         patient: regular expression found in the case id; its first group (else all of it) names
             the patient. None: the layout's own, as a rule unknown.
+        run_lengths: columns of a table that holds the labels.
     """
 
     pair: str | None = None
     images: str | None = None
     labels: str | None = None
     patient: str | None = None
+    run_lengths: RunLengths = field(default_factory=RunLengths)
 
 
 @dataclass(frozen=True)

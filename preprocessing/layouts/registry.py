@@ -12,6 +12,7 @@ from samtune.preprocessing.layouts import (
     msd,
     nnunet,
     pairs,
+    run_lengths,
     salt,
     sam_lora,
 )
@@ -64,6 +65,12 @@ LAYOUTS = {
         ),
         Layout("sam_lora", "SAM-LoRA: .npz in split folders", sam_lora.recognise, sam_lora.listing),
         Layout("medsam", "MedSAM: a folder of .npz", medsam.recognise, medsam.listing),
+        Layout(
+            "run_lengths",
+            "a folder of pictures and a table of run lengths",
+            run_lengths.recognise,
+            run_lengths.listing,
+        ),
         Layout("pairs", "folders of images and labels", pairs.recognise, pairs.listing),
     )
 }

@@ -38,6 +38,10 @@ DAMAGED = (
 MAX_LISTED = 20  # series; a folder of many patients has hundreds
 
 
+class UnknownPatientError(ValueError):
+    """DICOM files do not say whose they are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Header:
     """A DICOM image file without its pixels."""
@@ -244,23 +248,27 @@ def dicom_case_id(folder: Path, *, salt: str | None = None) -> str:
     """Name of the case in a DICOM folder that tells nothing about the person.
 
     Args:
-        folder: with the DICOM files.
+        folder: with the DICOM files, or one of them.
         salt: secret text; with it the name is 16 hex digits of the HMAC-SHA256 of the patient id,
             the same for all folders of one patient. Without it, it is the folder's name.
 
     Raises:
-        ValueError: a salt, but the files have no patient id, or several.
+        UnknownPatientError: a salt, but the files have no patient id, or several.
+        ValueError: a salt, and a file is damaged.
     """
     folder = Path(folder)
     if salt is None:
         return folder.resolve().name
     if not salt:
         raise ValueError(f"{folder}: the salt of case names is empty; expected secret text")
-    headers = [header for one in find_series(folder) for header in one.headers]
+    if folder.is_file():
+        headers = [Header(folder, read_dataset(folder, pixels=False))]
+    else:
+        headers = [header for one in find_series(folder) for header in one.headers]
     with named_damage(folder):
         counts = Counter(str(header.get("PatientID", "")).strip() for header in headers)
     if len(counts) != 1 or "" in counts:
-        raise ValueError(
+        raise UnknownPatientError(
             f"{folder}: its files have {len(counts)} patient ids or an empty one; expected one"
         )
     patient = next(iter(counts))

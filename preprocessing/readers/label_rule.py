@@ -174,12 +174,18 @@ def read_rule(path: Path) -> LabelRule:
         FileNotFoundError: no such file.
         ValueError: not YAML, or not a rule; names the file.
     """
+    return LabelRule.from_mapping(read_rule_keys(path))
+
+
+def read_rule_keys(path: Path) -> dict[str, Any]:
+    """The keys of a rule file as they stand there, checked; raises as :func:`read_rule`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a YAML file with a label rule")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("expected keys and values, such as colours: {1: '#ff0000'}")
-        return LabelRule.from_mapping(content)
+        LabelRule.from_mapping(content)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    return content

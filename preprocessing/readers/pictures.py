@@ -19,7 +19,7 @@ from samtune.preprocessing.readers.grid import (
     with_values,
 )
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm")
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError)
 EXIF_ORIENTATION = 0x0112
 ALPHA_NOTE = "an alpha channel that varies was dropped; colours are those stored below it"

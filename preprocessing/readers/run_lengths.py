@@ -1,6 +1,8 @@
 """Labels from a CSV file of run lengths, Kaggle's way by default."""
 
 import csv
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import numpy as np
 from samtune.preprocessing.readers.grid import Array, Grid, Volume, with_values
 from samtune.preprocessing.readers.label_rule import LabelRule, RunLengths
 
+SUFFIX = ".csv"
+Rows = dict[str, list[tuple[int, str, str]]]
 FIELD_LIMIT = 2**27  # characters; the runs of a large mask are one field
 
 
@@ -76,33 +80,76 @@ def decode_runs(text: str, shape: tuple[int, int], runs: RunLengths, where: str)
     return mask.reshape(shape, order="F" if runs.order == "columns" else "C")
 
 
+def is_run_lengths(path: Path) -> bool:
+    """Whether this is a table by its name."""
+    return path.name.lower().endswith(SUFFIX)
+
+
+def has_columns(path: Path, runs: RunLengths) -> bool:
+    """Whether a table has the columns of run lengths; its rows are not read."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            columns = csv.DictReader(file).fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return not _missing(columns, runs)
+
+
+def named_images(path: Path, runs: RunLengths) -> list[str]:
+    """Names in the image column, each once, in order.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a table with these columns.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a table of run lengths")
+    return list(_table(path, runs))
+
+
 def _rows_of(path: Path, like: Grid, runs: RunLengths) -> list[tuple[int, int, str]]:
     """Line, class and runs of the rows that name the image."""
-    csv.field_size_limit(FIELD_LIMIT)
-    names = {like.path.name, like.path.stem}
+    table = _table(path, runs)
+    names = dict.fromkeys((like.path.name, like.path.stem))
     found: list[tuple[int, int, str]] = []
+    for line, value, text in (row for name in names for row in table.get(name, ())):
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{path}:{line}: class {value!r}; expected a whole number >= 1")
+        found.append((line, int(value), text))
+    if not found:
+        raise ValueError(f"{path}: no row names {like.path.name} in column {runs.image}")
+    return sorted(found)
+
+
+def _table(path: Path, runs: RunLengths) -> Rows:
+    """Image name to its rows: line, class, runs. Kept for the next image of the same table."""
+    state = path.stat()
+    return _read_table(path, runs, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)  # thousands of images share a table of many megabytes
+def _read_table(path: Path, runs: RunLengths, changed_ns: int, size: int) -> Rows:
+    csv.field_size_limit(FIELD_LIMIT)
+    found: Rows = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            wanted = [runs.image, runs.pixels, *([runs.value] if runs.value else [])]
             columns = reader.fieldnames or []
-            missing = [name for name in wanted if name not in columns]
+            missing = _missing(columns, runs)
             if missing:
                 raise ValueError(
                     f"{path}: has no column {', '.join(missing)}; its columns are "
                     f"{', '.join(columns)}"
                 )
             for row in reader:
-                if (row[runs.image] or "").strip() not in names:
-                    continue
                 value = (row[runs.value] or "").strip() if runs.value else "1"
-                if not value.isdecimal() or int(value) < 1:
-                    raise ValueError(
-                        f"{path}:{reader.line_num}: class {value!r}; expected a whole number >= 1"
-                    )
-                found.append((reader.line_num, int(value), row[runs.pixels] or ""))
+                name = (row[runs.image] or "").strip()
+                text = row[runs.pixels] or ""
+                found.setdefault(name, []).append((reader.line_num, value, text))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a readable CSV file ({error})") from error
-    if not found:
-        raise ValueError(f"{path}: no row names {like.path.name} in column {runs.image}")
     return found
+
+
+def _missing(columns: Sequence[str], runs: RunLengths) -> list[str]:
+    wanted = [runs.image, runs.pixels, *([runs.value] if runs.value else [])]
+    return [name for name in wanted if name not in columns]

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         usage_error=parser.error,
         modality=None,
         window=None,
+        label_rule_file=None,
         label_map=None,
-        label_rule=None,
         class_names=None,
     )
 
@@ -91,6 +91,9 @@ def _command(
         words += ["--input-layout", named]
     if args.labels is not None:
         words += ["--labels", str(args.labels)]
+    for option in ("label_rule_file", "frame", "series"):
+        if (value := getattr(args, option)) is not None:
+            words += [f"--{option.removesuffix('_file').replace('_', '-')}", str(value)]
     if args.dataset is None:
         for option in ("pair", "image_folder", "label_folder"):
             if getattr(args, option) is not None:

@@ -37,6 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("nii.gz", "nii", "nrrd", "mha", "png"),
         help="of the label files (default: as each scan; NIfTI where that cannot hold a label)",
     )
+    parser.add_argument(
+        "--frame", type=int, metavar="N", help="of 4D files and films: which volume, from 0"
+    )
+    parser.add_argument(
+        "--series",
+        metavar="S",
+        help="of DICOM folders with several: description, number or SeriesInstanceUID",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
@@ -53,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         batch_size=args.batch_size,
         file_format=args.format,
+        frame=args.frame,
+        series=args.series,
         progress=False if args.quiet else None,
     )
     for file in files:

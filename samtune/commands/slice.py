@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'samtune inspect FOLDER'",
     )
     add_input_arguments(parser)
-    parser.set_defaults(usage_error=parser.error, label_rule=None)
+    parser.set_defaults(usage_error=parser.error)
     parser.add_argument(
         "-o",
         "--out",
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_labels(parser.add_argument_group("labels"))
     _add_slicing(parser.add_argument_group("slicing, recorded and the same in predict"))
     add_split_options(parser)
+    _add_case_ids(parser.add_argument_group("case ids"))
     parser.add_argument(
         "--workers",
         type=int,
@@ -76,6 +77,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="remove a former run's files in --out and do it all"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def _add_case_ids(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--case-ids",
+        default="name",
+        choices=("name", "hmac"),
+        help="name of the file or folder, or an HMAC of the DICOM patient id (of the name for "
+        "other files), and no file name in the output (default: name)",
+    )
+    group.add_argument(
+        "--salt-file",
+        type=Path,
+        metavar="FILE",
+        help="secret text for hmac, made if it is not there; the same salt gives the same ids "
+        "(default: samtune/case_id_salt in ~/.config or $XDG_CONFIG_HOME)",
+    )
+
+
+def _salt(args: argparse.Namespace) -> str | None:
+    from samtune.preprocessing.hidden_ids import default_salt_file, read_salt
+
+    if args.case_ids != "hmac":
+        if args.salt_file is not None:
+            raise ValueError("--salt-file is for --case-ids hmac; give that too")
+        return None
+    path = args.salt_file or default_salt_file()
+    if not path.exists() and not args.quiet:
+        print(f"{path}: a new salt; without it the case ids can't be made again", file=sys.stderr)
+    return read_salt(path)
 
 
 def _add_intensity(group: "argparse._ArgumentGroup") -> None:
@@ -284,6 +315,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         class_names=class_names,
         label_rule=args.label_rule,
+        salt=_salt(args),
         workers=args.workers,
         scheduler=args.scheduler,
         address=args.address,

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from samtune.preprocessing.layouts import Evidence, Listing
 
 # names of samtune.preprocessing.layouts.LAYOUTS, written out: parsing imports nothing
-INPUT_LAYOUTS = ("nnunet", "msd", "salt", "finetune_sam", "sam_lora", "medsam", "pairs")
+INPUT_LAYOUTS = (
+    "nnunet",
+    "msd",
+    "salt",
+    "finetune_sam",
+    "sam_lora",
+    "medsam",
+    "run_lengths",
+    "pairs",
+)
 PLAIN = "folder"  # images and --labels, or images alone
 SHOWN = 10
 # what a description says beside where files are; an option of the command of the same name
@@ -46,7 +55,15 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         help="folder of label volumes of the same names (case_0000.nii.gz pairs with "
-        "case.nii.gz), or one (default: unlabelled, or as the dataset's layout says)",
+        "case.nii.gz), or one, or a .csv of run lengths (default: unlabelled, or as the dataset's "
+        "layout says)",
+    )
+    group.add_argument(
+        "--label-rule",
+        type=Path,
+        metavar="FILE",
+        help="YAML file that says what stored label pixels mean: colours, tolerance, values, "
+        "threshold, files, structures, run_lengths, ... (docs/inputs.md)",
     )
     group.add_argument(
         "--input-layout",
@@ -74,6 +91,14 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--label-folder", metavar="NAME", help="the same for labels")
     group.add_argument(
         "--channel", metavar="N", help="number from 0, or name, where images have several channels"
+    )
+    group.add_argument(
+        "--frame", type=int, metavar="N", help="of 4D files and films: which volume, from 0"
+    )
+    group.add_argument(
+        "--series",
+        metavar="S",
+        help="of DICOM folders with several: description, number or SeriesInstanceUID",
     )
     group.add_argument(
         "--skip-unpaired",
@@ -124,17 +149,22 @@ def find_input(args: argparse.Namespace, folder: Path) -> SliceInput:
         LayoutOptions,
         Listing,
         check_paired,
+        choose_volume,
         list_dataset,
         recognise,
         with_patients,
     )
     from samtune.preprocessing.pair_rule import PairRule
     from samtune.preprocessing.pairing import pair_files
+    from samtune.preprocessing.readers.label_rule import LabelRule, read_rule_keys
 
     description = apply_description(args)
     patient = None if description is None else description.patient
     if args.labels is not None and args.input_layout not in ("auto", PLAIN):
         args.usage_error("--labels is for a folder of images, --input-layout for a dataset's")
+    if isinstance(args.label_rule, Path):
+        args.label_rule_file, args.label_rule = args.label_rule, read_rule_keys(args.label_rule)
+    runs = LabelRule.from_mapping(args.label_rule or {}).run_lengths
     evidence = None
     layout = args.input_layout
     if layout == "auto":
@@ -143,14 +173,16 @@ def find_input(args: argparse.Namespace, folder: Path) -> SliceInput:
         layout = PLAIN if evidence is None else evidence.layout
     if layout == PLAIN:
         rule = None if args.pair is None else PairRule(args.pair)
-        cases = pair_files(folder, args.labels, rule=rule)
+        cases = pair_files(folder, args.labels, rule=rule, run_lengths=runs)
         if patient is not None:
             cases = with_patients(cases, patient)
-        return SliceInput(cases, Listing(PLAIN, folder, cases), None, description)
-    options = LayoutOptions(args.pair, args.image_folder, args.label_folder, patient)
-    listing = list_dataset(folder, layout, options)
-    if not args.skip_unpaired:
-        check_paired(listing)
+        listing = Listing(PLAIN, folder, cases)
+    else:
+        options = LayoutOptions(args.pair, args.image_folder, args.label_folder, patient, runs)
+        listing = list_dataset(folder, layout, options)
+        if not args.skip_unpaired:
+            check_paired(listing)
+    listing = choose_volume(listing, frame=args.frame, series=args.series)
     return SliceInput(listing.cases, listing, evidence, description)
 
 

@@ -33,6 +33,8 @@ def test_defaults_are_those_of_the_function(asked, capsys):
         "device": "auto",
         "batch_size": 4,
         "file_format": None,
+        "frame": None,
+        "series": None,
         "progress": None,
     }
     assert capsys.readouterr().out.split() == ["out/a.nii.gz", "out/b.nii.gz"]
@@ -40,6 +42,7 @@ def test_defaults_are_those_of_the_function(asked, capsys):
 
 def test_every_option_arrives(asked):
     options = ["--adapter", "last", "--checkpoint", "b.pth", "--device", "cuda:1"]
+    options += ["--frame", "2", "--series", "T2 axial"]
     assert main(["predict", "r", "s", "-o", "p", *options, "--batch-size", "9", "-q"]) == 0
     assert asked[0][1] == {
         "adapter": "last",
@@ -47,6 +50,8 @@ def test_every_option_arrives(asked):
         "device": "cuda:1",
         "batch_size": 9,
         "file_format": None,
+        "frame": 2,
+        "series": "T2 axial",
         "progress": False,
     }
 

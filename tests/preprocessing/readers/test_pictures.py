@@ -40,6 +40,29 @@ def test_grey_and_colour_are_read_as_stored(tmp_path, suffix, colours):
     assert read_grid(path).shape == (6, 5, 1)
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".pgm"])
+def test_masks_of_older_datasets_are_read(tmp_path, suffix):
+    """DRIVE's ``_manual1.gif`` and DCA1's ``_gt.pgm`` hold 0 and 255."""
+    mask = np.zeros((5, 7), np.uint8)
+    mask[1:3, 4:] = 255
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(mask).save(path)
+    image = read_image(path).array[:, :, 0]
+    if suffix == ".gif":  # has a palette, which is one of colours
+        image = image[..., 2]
+    np.testing.assert_array_equal(image, mask)
+    np.testing.assert_array_equal(read_label(path).array[:, :, 0], mask > 0)
+
+
+def test_pgm_has_16_bits_and_ppm_colours(tmp_path):
+    deep = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1800
+    (tmp_path / "a.pgm").write_bytes(b"P5 7 5 65535\n" + deep.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.pgm").array[:, :, 0], deep)
+    colours = np.arange(105, dtype=np.uint8).reshape(5, 7, 3)
+    (tmp_path / "a.ppm").write_bytes(b"P6 7 5 255\n" + colours.tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.ppm").array[:, :, 0], colours)
+
+
 def test_a_real_fundus_photograph_and_its_mask(hippocampus):
     folder = hippocampus.parent / "retina_chase"
     image = read_image(folder / "images/Image_01L.jpg")
