@@ -11,6 +11,7 @@ from samtune.evaluation.dice import dice_score
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
+from samtune.training.joined import JoinedManifest
 from samtune.training.task import Task
 
 
@@ -18,7 +19,7 @@ class CaseDice(Metric):
     """Mean over classes, or over regions that are channels, of the mean Dice over cases.
 
     A class that is in neither mask of a case is left out there, and so is one that the case's
-    folder does not annotate.
+    folder does not annotate. Voxels that nobody judged are background in both masks.
 
     After an epoch ``per_class`` and ``per_case`` hold the details, which the training curve takes.
 
@@ -77,6 +78,7 @@ class _Scores(CaseStream):
         self.task = task
         self.cases: dict[str, dict[str, float]] = {}
         self._references: dict[str, Array] = {}
+        self._judged: dict[str, Array] = {}
 
     def geometry(self, case: str) -> CaseGeometry:
         return self.manifest.cases[case].geometry
@@ -84,16 +86,28 @@ class _Scores(CaseStream):
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
         if case not in self._references:
             self._references[case] = reference_volume(self.manifest, case)
-        label = self._references[case]
+            self._judged[case] = judged_voxels(self.manifest, case, self._references[case])
+        label, judged = self._references[case], self._judged[case]
         pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
         joint = self.manifest.joint_values(case)
         annotated = self.task.class_values if joint is None else set(joint.values())
         self.cases[case] = {
-            name: dice_score(np.isin(pred, values), np.isin(label, values))
+            name: dice_score(np.isin(pred, values) & judged, np.isin(label, values) & judged)
             if set(values) <= set(annotated)
             else float("nan")
             for name, values in self.task.channel_labels.items()
         }
+
+
+def judged_voxels(manifest: Manifest, case: str, label: Array) -> Array:
+    """Where the label of a case says something, bool; ``label``: of :func:`reference_volume`."""
+    ignored = manifest.ignore_label(case)
+    if ignored is None:
+        return np.ones(label.shape, bool)
+    if isinstance(manifest, JoinedManifest):  # its own values: they may be others' classes
+        part = manifest.part(case)
+        label = reference_volume(part.manifest, case.removeprefix(f"{part.name}-"))
+    return np.asarray(label != ignored)
 
 
 def _nan_mean(values: list[float]) -> float:

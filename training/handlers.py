@@ -1,4 +1,4 @@
-"""Ignite handlers of a training run: gradient clipping, epochs, curve, progress."""
+"""Ignite handlers of a training run: clipping, schedule, epochs, curve, progress."""
 
 import csv
 import io
@@ -12,28 +12,50 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
 from samtune.training.features import SliceDataset
+from samtune.training.trainer import StepEvents
 
 logger = logging.getLogger(__name__)
 
 
 class ClipGradients:
-    """Clips the norm of all gradients before the optimizer's step."""
+    """Clips the norm of all gradients before the optimizer's step.
 
-    def __init__(self, max_norm: float) -> None:
+    Args:
+        max_norm: ``None``: no clipping.
+    """
+
+    def __init__(self, max_norm: float | None) -> None:
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+        if self.max_norm is not None:
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
+        assert self.max_norm is not None
         parameters = [p for p in engine.network.parameters() if p.grad is not None]  # type: ignore[attr-defined]
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class StepSchedule:
+    """Steps a learning-rate schedule with each step of a :class:`SliceTrainer`'s optimizer."""
+
+    def __init__(self, lr_scheduler: LRScheduler) -> None:
+        self.lr_scheduler = lr_scheduler
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(StepEvents.OPTIMIZER_STEPPED, self._step)
+
+    def _step(self, engine: Engine) -> None:
+        self.lr_scheduler.step()
 
 
 class SetEpoch:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
+from samtune.networks.checkpointing import set_checkpointing
 from samtune.networks.class_head import JoinReport
 from samtune.networks.segmenter import Activation
 from samtune.networks.text_embeddings import load_text_embeddings
@@ -58,6 +59,7 @@ def build_network(
     activation: str = "softmax",
     text_embeddings: str | Path | Tensor | None = None,
     init_adapter: str | Path | None = None,
+    checkpointing: bool = False,
 ) -> AdaptedSegmenter:
     """Build, adapt, and where asked load a trained adapter.
 
@@ -76,6 +78,7 @@ def build_network(
         init_adapter: file of a trained adapter to start from: same base and method, any classes;
             the class head is joined by class name, see
             :func:`samtune.training.warm_start.warm_start`.
+        checkpointing: see :func:`samtune.networks.checkpointing.set_checkpointing`.
 
     Raises:
         ValueError: an argument is wrong, or a file doesn't fit.
@@ -104,6 +107,7 @@ def build_network(
         activation=cast(Activation, activation),  # checked there
         text=text,
     )
+    set_checkpointing(network.image_encoder, checkpointing)
     methods = build_methods(peft)
     generator = torch.Generator().manual_seed(seed)
     network.summary = adapt(network, methods, decoder=decoder, generator=generator)

@@ -38,7 +38,20 @@ MAY_DIFFER = (
     "num_workers",
 )
 # settings that older runs lack, with what they did
-LATER_SETTINGS = {"activation": "softmax", "neighbours": 0, "sampler": "all"}
+LATER_SETTINGS: dict[str, Any] = {
+    "accumulation": 1,
+    "activation": "softmax",
+    "augmentation": "affine",
+    "class_weights": None,
+    "early_stopping": None,
+    "layer_decay": None,
+    "loss_name": "dice_ce",
+    "momentum": 0.9,
+    "neighbours": 0,
+    "optimizer_name": "adamw",
+    "sampler": "all",
+    "schedule": "cosine",
+}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
