@@ -25,16 +25,18 @@ class CaseDice(Metric):
     Args:
         manifest: of the validated cases.
         task: classes.
+        masks: ``pred`` is a mask of each scored class and region, as prompts give them, and all of
+            them count; else a class map.
     """
 
-    def __init__(self, manifest: Manifest, task: Task) -> None:
-        self._stream = _Scores(manifest, task)
+    def __init__(self, manifest: Manifest, task: Task, *, masks: bool = False) -> None:
+        self._stream = _Scores(manifest, task, masks)
         super().__init__()
 
     @property
     def class_names(self) -> list[str]:
-        """Names in channel order."""
-        return self._stream.task.channel_names
+        """Names of what is scored, in channel order."""
+        return list(self._stream.scored)
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -71,10 +73,13 @@ class CaseDice(Metric):
 
 
 class _Scores(CaseStream):
-    def __init__(self, manifest: Manifest, task: Task) -> None:
+    def __init__(self, manifest: Manifest, task: Task, masks: bool) -> None:
         super().__init__()
         self.manifest = manifest
         self.task = task
+        self.masks = masks
+        regions = {region.name: region.labels for region in task.scored()}
+        self.scored = regions if masks else task.channel_labels
         self.cases: dict[str, dict[str, float]] = {}
         self._references: dict[str, Array] = {}
 
@@ -85,15 +90,25 @@ class _Scores(CaseStream):
         if case not in self._references:
             self._references[case] = reference_volume(self.manifest, case)
         label = self._references[case]
-        pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
+        predicted = self._predicted(slices, case, label)
         joint = self.manifest.joint_values(case)
         annotated = self.task.class_values if joint is None else set(joint.values())
         self.cases[case] = {
-            name: dice_score(np.isin(pred, values), np.isin(label, values))
+            name: dice_score(predicted[name], np.isin(label, values))
             if set(values) <= set(annotated)
             else float("nan")
-            for name, values in self.task.channel_labels.items()
+            for name, values in self.scored.items()
         }
+
+    def _predicted(self, slices: Mapping[int, Array], case: str, label: Array) -> dict[str, Array]:
+        geometry = self.manifest.cases[case].geometry
+        if self.masks:
+            return {
+                name: assemble({k: v[i] for k, v in slices.items()}, geometry, bool)
+                for i, name in enumerate(self.scored)
+            }
+        pred = assemble(slices, geometry, label.dtype)
+        return {name: np.isin(pred, values) for name, values in self.scored.items()}
 
 
 def _nan_mean(values: list[float]) -> float:

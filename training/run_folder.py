@@ -21,6 +21,7 @@ from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.joined import JoinedManifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
+from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.task import Task
 
 FORMAT_VERSION = 1
@@ -181,6 +182,12 @@ class TrainedRun:
     def neighbours(self) -> int:
         """Distance of the slices that were read as first and third channel; 0: none."""
         return int(self.record["settings"].get("neighbours", 0))
+
+    @property
+    def prompts(self) -> PromptPlan | None:
+        """The prompts it was trained with; ``None``: none."""
+        settings = self.record["settings"].get("prompts")
+        return None if settings in (None, "none") else plan_of_settings(settings, self.task)
 
     @property
     def axis(self) -> int | None:
