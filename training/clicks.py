@@ -57,12 +57,9 @@ def error_click(
     if generator is not None:
         points = random_points(error, 1, generator=generator)
     else:
-        parts = [
-            part
-            for wrong in (target & ~mask, mask & ~target)
-            for part in connected_regions(wrong, "largest")
-        ]
-        points = centre_point(max(parts, key=np.count_nonzero)) if parts else np.zeros((0, 2))
+        wrong = (target & ~mask, mask & ~target)
+        parts = [part for kind in wrong for part in connected_regions(kind, "largest")]
+        points = centre_point(max(parts, key=np.count_nonzero, default=error))
     if len(points) == 0:
         return None
     x, y = points[0]
@@ -188,9 +185,7 @@ def _new_clicks(
     return out
 
 
-def _append(
-    points: Tensor, labels: Tensor, new: list[list[Click | None]]
-) -> tuple[Tensor, Tensor]:
+def _append(points: Tensor, labels: Tensor, new: list[list[Click | None]]) -> tuple[Tensor, Tensor]:
     """The points with one more each, label -1 where there is none."""
     rows = [[(0.0, 0.0, -1) if click is None else click for click in row] for row in new]
     added = torch.tensor(rows, dtype=torch.float32, device=points.device)

@@ -14,8 +14,8 @@ _SOURCES = {
     " around all for a region; slices without the class are predicted empty",
     "centre_point": "the reference label: the deepest pixel of a class present in the slice, of"
     " all its classes for a region; slices without the class are predicted empty",
-    "oracle_hybrid": "the reference label: box and deepest pixel of a class present in the slice, of"
-    " all its classes for a region; slices without the class are predicted empty",
+    "oracle_hybrid": "the reference label: box and deepest pixel of a class present in the slice,"
+    " of all its classes for a region; slices without the class are predicted empty",
     "full_box": "none: a box around each slice, one mask for all classes",
     "no_prompt": "none: SAM's mask of each slice without a prompt, one for all classes",
 }

@@ -108,7 +108,9 @@ def prompt_plan(
         )
         raise ValueError(msg)
     if isinstance(scheme, Mapping):
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in scheme.items()}
+        tuples: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in scheme.items()
+        }
         try:
             made = PromptScheme(**tuples)
         except TypeError as error:
@@ -129,7 +131,11 @@ def prompt_plan(
             f"{made.num_points}, either {made.either}"
         )
         raise ValueError(msg)
-    numbers = {"clicks": (clicks, 0), "refinements": (refinements, 0), "val_clicks": (val_clicks, 1)}
+    numbers = {
+        "clicks": (clicks, 0),
+        "refinements": (refinements, 0),
+        "val_clicks": (val_clicks, 1),
+    }
     for name, (value, least) in numbers.items():
         if int(value) < least:
             msg = f"{name} must be at least {least}, got {value}"

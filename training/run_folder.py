@@ -189,6 +189,19 @@ class TrainedRun:
         settings = self.record["settings"].get("prompts")
         return None if settings in (None, "none") else plan_of_settings(settings, self.task)
 
+    def check_prompt_free(self) -> None:
+        """Refuse a run that can't segment without prompts.
+
+        Raises:
+            ValueError: it was trained with prompts.
+        """
+        if self.prompts is not None:
+            msg = (
+                f"run '{self.path}' was trained with prompts ({self.prompts.kind}) and segments "
+                "nothing without: give prompts, or train a run without prompted.yaml"
+            )
+            raise ValueError(msg)
+
     @property
     def axis(self) -> int | None:
         """RAS axis its training data was asked to be cut along, ``None``: the largest spacing's."""
