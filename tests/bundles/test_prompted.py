@@ -111,9 +111,9 @@ def test_it_is_evaluated_with_the_boxes_of_zero_shot(
         given.append((image, keywords["boxes"]))
         return infer(self, image, network, *args, owners=owners, **keywords)
 
-    def spy_forward(self, image, boxes, *args):
+    def spy_forward(self, image, boxes, *args, **keywords):
         given.append((image, boxes))
-        return forward(self, image, boxes, *args)
+        return forward(self, image, boxes, *args, **keywords)
 
     monkeypatch.setattr(PromptedInferer, "__call__", spy_infer)
     run_bundle("evaluate", run_dir=str(box_run), output_dir=str(tmp_path / "a"), device="cpu")
@@ -132,6 +132,11 @@ def test_it_is_evaluated_with_the_boxes_of_zero_shot(
     assert [row["name"] for row in rows_of(Path(tables[0]))] == [
         row["name"] for row in rows_of(Path(tables[1]))
     ]
+    run_bundle("evaluate", run_dir=str(box_run), adapter="none", device="cpu")
+    untouched = box_run / "untouched/metrics_test.csv"
+    assert rows_of(untouched) == rows_of(Path(tables[0]))
+    companion = json.loads(untouched.with_suffix(".json").read_text())
+    assert companion["protocol"]["fine_tuned"] is False
     assert main(["compare", *tables, "--out", str(tmp_path / "compared"), "--names", "b", "a"]) == 0
 
 
