@@ -287,6 +287,13 @@ def test_class_head_is_frozen_and_a_forward_without_prompts_refused():
         build_network(checkpoint="random", num_classes=2, prompts="boxes")
 
 
+def test_a_run_without_prompts_is_nothing_untouched(tmp_path):
+    run = TrainedRun(tmp_path, {"settings": {}}, make_task({1: "a"}))
+    with pytest.raises(ValueError, match="trained without prompts: untouched it has no classes"):
+        run.network("none")
+    run.check_prompt_free()
+
+
 def test_runs_without_prompts_are_evaluated_as_before(tmp_path):
     task = make_task({1: "a"})
     parts = RunPrompts(TrainedRun(tmp_path, {"settings": {}}, task))
