@@ -118,8 +118,8 @@ class PromptScheme:
     def without_chance(self) -> "PromptScheme":
         """The same with nothing left to chance, for validation and tests.
 
-        Boxes as tight as they are; one point in each part's centre and none outside; the largest
-        parts where random ones are drawn; of box or points the points.
+        Boxes as tight as they are; one point in the centre of each part that has any, and none
+        outside; the largest parts where random ones are drawn; of box or points the points.
         """
         return replace(
             self,
@@ -129,7 +129,8 @@ class PromptScheme:
             jitter_percent=(0.0, 0.0),
             noise_percent=0.0,
             regions="largest" if self.regions == "random" else self.regions,
-            num_points=self._centres,
+            # of several parts each gets one of its share
+            num_points=min(self.num_points, 1) if self.regions == "whole" else self.num_points,
             num_background=0,
             points="centre" if self.num_points else "uniform",
             inner_fraction=0.1,
@@ -137,12 +138,6 @@ class PromptScheme:
             pad_points=0,
             either=False,
         )
-
-    @property
-    def _centres(self) -> int:
-        if self.one_per == "region" or self.regions == "whole":
-            return min(self.num_points, 1)
-        return self.num_points
 
 
 # The references' schemes, by their names. Differs from them: boxes end one past the last pixel, and

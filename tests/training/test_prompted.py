@@ -175,6 +175,18 @@ def test_settings_are_read_back():
         assert plan_of_settings(plan.settings, task) == plan
 
 
+@pytest.mark.parametrize("preset", ["finetune_sam_point", "finetune_sam_hybrid"])
+def test_without_chance_every_part_keeps_the_point_in_its_centre(preset):
+    label = np.zeros((20, 40), np.int64)
+    label[2:9, 2:9] = label[2:7, 20:25] = label[12:15, 30:33] = 1
+    scheme = PRESETS[preset].without_chance()
+    made = make_prompts(label, [[1]], scheme, np.random.default_rng(0))
+    points = made.points[made.point_labels == 1].tolist()
+    assert points == [[5, 5], [22, 4], [31, 13]]
+    if scheme.box == "tight":
+        assert made.boxes.tolist() == [[2, 2, 9, 9], [20, 2, 25, 7], [30, 12, 33, 15]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
