@@ -26,16 +26,18 @@ class CaseDice(Metric):
     Args:
         manifest: of the validated cases.
         task: classes.
+        masks: ``pred`` is a mask of each scored class and region, as prompts give them, and all of
+            them count; else a class map.
     """
 
-    def __init__(self, manifest: Manifest, task: Task) -> None:
-        self._stream = _Scores(manifest, task)
+    def __init__(self, manifest: Manifest, task: Task, *, masks: bool = False) -> None:
+        self._stream = _Scores(manifest, task, masks)
         super().__init__()
 
     @property
     def class_names(self) -> list[str]:
-        """Names in channel order."""
-        return self._stream.task.channel_names
+        """Names of what is scored, in channel order."""
+        return list(self._stream.scored)
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -72,10 +74,13 @@ class CaseDice(Metric):
 
 
 class _Scores(CaseStream):
-    def __init__(self, manifest: Manifest, task: Task) -> None:
+    def __init__(self, manifest: Manifest, task: Task, masks: bool) -> None:
         super().__init__()
         self.manifest = manifest
         self.task = task
+        self.masks = masks
+        regions = {region.name: region.labels for region in task.scored()}
+        self.scored = regions if masks else task.channel_labels
         self.cases: dict[str, dict[str, float]] = {}
         self._references: dict[str, Array] = {}
         self._judged: dict[str, Array] = {}
@@ -88,15 +93,25 @@ class _Scores(CaseStream):
             self._references[case] = reference_volume(self.manifest, case)
             self._judged[case] = judged_voxels(self.manifest, case, self._references[case])
         label, judged = self._references[case], self._judged[case]
-        pred = assemble(slices, self.manifest.cases[case].geometry, label.dtype)
+        predicted = self._predicted(slices, case, label)
         joint = self.manifest.joint_values(case)
         annotated = self.task.class_values if joint is None else set(joint.values())
         self.cases[case] = {
-            name: dice_score(np.isin(pred, values) & judged, np.isin(label, values) & judged)
+            name: dice_score(predicted[name] & judged, np.isin(label, values) & judged)
             if set(values) <= set(annotated)
             else float("nan")
-            for name, values in self.task.channel_labels.items()
+            for name, values in self.scored.items()
         }
+
+    def _predicted(self, slices: Mapping[int, Array], case: str, label: Array) -> dict[str, Array]:
+        geometry = self.manifest.cases[case].geometry
+        if self.masks:
+            return {
+                name: assemble({k: v[i] for k, v in slices.items()}, geometry, bool)
+                for i, name in enumerate(self.scored)
+            }
+        pred = assemble(slices, geometry, label.dtype)
+        return {name: np.isin(pred, values) for name, values in self.scored.items()}
 
 
 def judged_voxels(manifest: Manifest, case: str, label: Array) -> Array:

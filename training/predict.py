@@ -50,8 +50,10 @@ def predict(
 
     Raises:
         FileNotFoundError, ValueError: a run or scan is missing or unreadable.
+        ValueError: the run was trained with prompts and can't segment without.
     """
     trained = load_run(run)
+    trained.check_prompt_free()
     target = pick_device(device)
     network = trained.network(adapter, checkpoint).to(target)
     dataset = RawSlices(

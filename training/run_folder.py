@@ -20,7 +20,8 @@ from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.joined import JoinedManifest
-from samtune.training.network import AdaptedSegmenter, network_from_adapter
+from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
+from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.task import Task
 
 FORMAT_VERSION = 1
@@ -196,6 +197,45 @@ class TrainedRun:
         return int(self.record["settings"].get("neighbours", 0))
 
     @property
+    def prompts(self) -> PromptPlan | None:
+        """The prompts it was trained with; ``None``: none."""
+        settings = self.record["settings"].get("prompts")
+        return None if settings in (None, "none") else plan_of_settings(settings, self.task)
+
+    def _untouched(self, checkpoint: str | Path | None) -> AdaptedSegmenter:
+        if self.prompts is None:
+            msg = (
+                f"run '{self.path}' was trained without prompts: untouched it has no classes, "
+                "adapter must be 'best' or 'last'"
+            )
+            raise ValueError(msg)
+        base = self.record["network"]
+        names = ("arch", "image_size", "normalization", "num_classes")
+        network = build_network(
+            checkpoint=checkpoint, prompts=self.prompts.kind, **{name: base[name] for name in names}
+        )
+        if network.base_sha256 != base["base_sha256"]:
+            msg = (
+                f"base weights have SHA-256 {network.base_sha256}, run '{self.path}' was trained "
+                f"on {base['base_sha256']}"
+            )
+            raise ValueError(msg)
+        return network.eval()
+
+    def check_prompt_free(self) -> None:
+        """Refuse a run that can't segment without prompts.
+
+        Raises:
+            ValueError: it was trained with prompts.
+        """
+        if self.prompts is not None:
+            msg = (
+                f"run '{self.path}' was trained with prompts ({self.prompts.kind}) and segments "
+                "nothing without: give prompts, or train a run without prompted.yaml"
+            )
+            raise ValueError(msg)
+
+    @property
     def axis(self) -> int | None:
         """RAS axis its training data was asked to be cut along, ``None``: the largest spacing's."""
         axis = self.record["data"]["axis"]
@@ -207,18 +247,20 @@ class TrainedRun:
         """The trained network, ready to predict.
 
         Args:
-            which: ``best`` or ``last``.
+            which: ``best`` or ``last``; ``none``: untouched, of a run with prompts.
             checkpoint: base weights; ``None``: those it was trained with.
 
         Raises:
             FileNotFoundError: that adapter was not written yet.
             ValueError: it is of another run; says what differs.
         """
-        if which not in ("best", "last"):
-            msg = f"adapter must be 'best' or 'last', got '{which}'"
+        if which not in ("best", "last", "none"):
+            msg = f"adapter must be 'best', 'last' or, with prompts, 'none', got '{which}'"
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
+        if which == "none":
+            return self._untouched(checkpoint)
         file = self.path / f"adapter_{which}.safetensors"
         network, adapter = network_from_adapter(file, checkpoint=checkpoint)
         recorded = dict(self.record["network"])

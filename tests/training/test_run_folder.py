@@ -235,7 +235,7 @@ def test_an_adapter_that_was_not_written_yet(started):
 
 
 def test_adapter_is_best_or_last(started):
-    with pytest.raises(ValueError, match="'best' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="'best', 'last' or, with prompts, 'none', got 'first'"):
         load_run(started.path).network("first")
 
 
