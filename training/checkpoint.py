@@ -20,7 +20,7 @@ from samtune.peft.adapt import load_trained_state, trained_state
 from samtune.peft.adapter_file import read_adapter, save_adapter
 from samtune.training.chance import random_state, restore_random_state
 from samtune.training.network import AdaptedSegmenter
-from samtune.training.rest_of_epoch import rest_of_epoch
+from samtune.training.rest_of_epoch import RestOfEpoch
 from samtune.training.stopping import Stopping
 from samtune.training.task import Task
 
@@ -95,6 +95,7 @@ class RunCheckpoint:
         self._saved_at = 0.0
         self._epoch_chance: dict[str, Any] = {}
         self._within: dict[str, Any] | None = None  # the checkpoint whose epoch is taken up
+        self._rest: RestOfEpoch | None = None
         self._loader: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -184,14 +185,16 @@ class RunCheckpoint:
             restore_random_state(self._within["epoch_chance"])
             done = self._within["iteration"] - self._within["epoch"] * self._within["epoch_length"]
             self._loader = engine.state.dataloader
-            engine.state.dataloader = rest_of_epoch(self._loader, done)
+            self._rest = RestOfEpoch(self._loader, done)
+            engine.state.dataloader = self._rest.loader
         self._epoch_chance = random_state()
 
     def _take_up(self, engine: Engine) -> None:
-        if self._within is not None:
+        if self._within is not None and self._rest is not None:
+            self._rest.skip()
             engine.state.dataloader = self._loader  # of the epochs to come
             restore_random_state(_chance_of(self._within))
-            self._within = self._loader = None
+            self._within = self._rest = self._loader = None
 
     def _restore_gradients(self, gradients: Mapping[str, torch.Tensor | None]) -> None:
         """Gradients of an open accumulation, and zeros where a gradient was left at zero.
@@ -264,8 +267,8 @@ class RunCheckpoint:
         kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
         state["kept"] = {name: part.state_dict() for name, part in kept.items()}
         file = self.path / CHECKPOINT
-        with whole_file(file) as partial, partial.open("wb") as opened:
-            torch.save(state, opened)
+        with whole_file(file) as partial:
+            _save_state(state, partial)
         for which, extra in adapters.items():
             self._save_adapter(which, extra)
         self._saved_at = time.monotonic()
@@ -316,6 +319,17 @@ class RunCheckpoint:
 
     def _completed(self, engine: Engine) -> None:
         engine.should_terminate = False  # else a second run() in this process miscounts its epoch
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as opened:
+            torch.save(state, opened)
+    except RuntimeError as error:  # torch's own of a file that could not be written whole
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror) from error
+        raise
 
 
 def _ends_epoch(engine: Engine) -> bool:
