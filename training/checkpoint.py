@@ -100,6 +100,7 @@ class RunCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, as the last handler."""
+        self.stopping.attach(engine)
         engine.add_event_handler(Events.STARTED, self._resume)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._take_up)

@@ -60,8 +60,6 @@ class Resources:
             output: Any = engine.state.output
             self._seconds += time.perf_counter() - self._begun
             self._slices += len(output) if isinstance(output, list) else len(output["image"])
-        # an epoch's first batch but the first has no event of its own
-        self._begun = time.perf_counter()
 
     def _write(self, engine: Engine) -> None:
         if self._first is None:  # finished before

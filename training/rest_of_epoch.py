@@ -28,7 +28,7 @@ class RestOfEpoch:
         self._rest = _Rest(loader.batch_sampler, skip)
         self.loader = DataLoader(
             loader.dataset,
-            batch_sampler=self._rest,  # type: ignore[arg-type]  # iterated only
+            batch_sampler=self._rest,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,

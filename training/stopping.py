@@ -39,7 +39,7 @@ class Stopping:
         self._installed = False
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer; the checkpoint does it."""
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
         engine.add_event_handler(Events.COMPLETED, self._leave)

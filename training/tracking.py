@@ -169,7 +169,7 @@ class _Wandb:
         self, path: Path, settings: Mapping[str, Any], run_id: str, engine: Engine
     ) -> None:
         wandb = _import("wandb")
-        has_login = bool(os.environ.get("WANDB_API_KEY")) or bool(wandb.api.api_key)
+        has_login = bool(os.environ.get("WANDB_API_KEY")) or _has_netrc_login()
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "samtune"),
             name=path.name,
@@ -185,6 +185,18 @@ class _Wandb:
 
     def close(self, finished: bool) -> None:
         self.run.finish()
+
+
+def _has_netrc_login() -> bool:
+    """Whether ``wandb login`` was run: it writes there."""
+    from netrc import NetrcParseError, netrc
+
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].strip("/")
+    try:
+        return netrc(file).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
 
 
 def _import(name: str) -> Any:

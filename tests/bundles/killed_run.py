@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.tensorboard  # noqa: F401  # imported here, not in each child
+import torch.utils.tensorboard  # imported here, not in each child
 from ignite.engine import Events
 from monai.bundle import create_workflow
 
@@ -101,7 +101,7 @@ def child(settings: dict[str, Any], deadly: int, number: int, log: Path) -> int:
         os.dup2(2, 1)  # answers go there
         seed = os.getpid()  # whatever a process starts with
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
         moments = Moments(deadly, number)
         train(settings, moments)

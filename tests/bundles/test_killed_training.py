@@ -123,7 +123,7 @@ def test_killed_at_three_moments(whole, killed):
 
 
 def test_sigterm_saves_exits_with_its_code_and_finished_runs_are_left_alone(whole, killed):
-    run, events, _ = whole
+    run, _, _ = whole
     settings = {"run_name": "terminated", "checkpoint_minutes": None}
     moment = 2 * (3 - 1) + 1  # the third iteration begins; nothing else is saved before it
     path = killed.root / "terminated"
@@ -171,8 +171,7 @@ def test_killed_at_ten_random_times(whole, killed, workers):
     }
     reference = {"run_name": f"uncached_{workers}", "cache": workers == 0}
     steps = [
-        {"settings": settings, "seconds": float(rng.uniform(0.2, 0.9) * seconds)}
-        for _ in range(10)
+        {"settings": settings, "seconds": float(rng.uniform(0.2, 0.9) * seconds)} for _ in range(10)
     ]
     results = killed(*steps, {"settings": settings}, {"settings": reference})
     assert [result["code"] for result in results[-2:]] == [0, 0], killed.said()

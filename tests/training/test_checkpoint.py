@@ -17,12 +17,10 @@ from samtune.peft.adapter_file import read_adapter
 from samtune.peft.lora import LoRA
 from samtune.training.checkpoint import CHECKPOINT, RunCheckpoint, keep_state
 from samtune.training.handlers import SetEpoch
-from samtune.training.stopping import Stopping
 
 
-def attach(training, path, *, interval=1, stopping=None, **options):
+def attach(training, path, *, interval=1, **options):
     """The handlers of train.yaml that decide about weights, in its order."""
-    stopping = Stopping() if stopping is None else stopping
     checkpoint = RunCheckpoint(
         path,
         network=training.network,
@@ -31,12 +29,10 @@ def attach(training, path, *, interval=1, stopping=None, **options):
         validator=training.validator,
         metric="val_dice",
         task=training.task,
-        stopping=stopping,
         **options,
     )
     for handler in (
         SetEpoch([training.sampler, training.dataset]),
-        stopping,
         LrScheduleHandler(training.lr_scheduler, print_lr=False, epoch_level=False),
         ValidationHandler(interval=interval, validator=training.validator, epoch_level=True),
         checkpoint,
@@ -214,7 +210,7 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(make_training, tmp_path, 
 
 
 def test_stopped_within_an_epoch_with_a_loader_that_draws_its_own_order(make_training, tmp_path):
-    """Shuffled by the global generator, transforms by NumPy's and Python's: a user's own dataset."""
+    """Shuffled by the global generator, noise from NumPy's and Python's: a user's own dataset."""
 
     class Chancy(torch.utils.data.Dataset):
         def __init__(self, data):

@@ -73,7 +73,7 @@ def test_a_key_of_ones_own_must_be_referred_to(tmp_path):
     own.write_text("rate: 0.01\nlearning_rate: $2 * @rate\n")
     check_config("train", call(own))
     own.write_text("rate: 0.01\n")
-    with pytest.raises(ValueError, match="no key 'rate' in train.yaml, .* referred to by @rate"):
+    with pytest.raises(ValueError, match=r"no key 'rate' in train\.yaml, .* to by @rate"):
         check_config("train", call(own))
     own.write_text("imports: [$import math]\nfinalize: [$None]\nepochs: 3\n")
     check_config("train", call(own))
@@ -105,9 +105,7 @@ def test_the_call_is_found_from_an_expression(tmp_path):
     config.write_text(config.read_text().replace("[$None]", "['$@found']"))
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr(
-            "samtune.training.bundle_call.bundle_call", _recording(bundle_call, seen)
-        )
+        patch.setattr("samtune.training.bundle_call.bundle_call", _recording(bundle_call, seen))
         create_workflow(config_file=str(config), logging_file=False, number=7)
     assert seen[0].files == (str(config),)
     assert seen[0].overrides == ("number",)
