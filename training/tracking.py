@@ -35,7 +35,7 @@ class TensorBoardWriter:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.log_dir), purge_step=step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.log_dir), purge_step=step)
         self._writer.add_scalar(tag, value, step)
 
     def flush(self) -> None:
@@ -146,7 +146,7 @@ class _MLflow:
             tracking_uri=path_to_sqlite_uri(str(path.resolve() / "mlruns.db")),
             experiment_name="samtune",
             run_name=f"{path.name}-{run_id[:8]}",  # an unfinished one of this name is taken up
-            artifacts=[str(path / name) for name in ("config.yaml", "run.json")],
+            artifacts=[path / name for name in ("config.yaml", "run.json")],
         )
         self.handler.start(engine)
         parameters = {key: str(value)[:500] for key, value in settings.items()}
