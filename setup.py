@@ -50,6 +50,8 @@ EXTRAS = {
     "cluster": ["distributed"],  # slicing on a Dask cluster
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "text": ["transformers>=5"],  # CLIP's text encoder
+    "mlflow": ["mlflow>=3"],  # tracker: mlflow; MONAI's handler takes its SQLite store
+    "wandb": ["wandb"],  # tracker: wandb
     "dev": [
         "bitsandbytes>=0.46",
         "distributed",

@@ -1,33 +1,59 @@
-"""What a run leaves behind at the end of each epoch, and how it goes on from there."""
+"""What a run leaves behind at the end of each epoch and within, and how it goes on from there."""
 
+import json
 import logging
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
-from samtune.peft.adapter_file import save_adapter
+from samtune.peft.adapter_file import read_adapter, save_adapter
+from samtune.training.chance import random_state, restore_random_state
 from samtune.training.network import AdaptedSegmenter
+from samtune.training.rest_of_epoch import RestOfEpoch
+from samtune.training.stopping import Stopping
 from samtune.training.task import Task
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
+_KEPT = "samtune_kept"
+
+
+class Stateful(Protocol):
+    """What can be kept in a checkpoint; its state is of plain types and tensors."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Go on from it."""
+
+
+def keep_state(engine: Engine, name: str, part: Stateful) -> None:
+    """Have the state of ``part``, e.g. of another handler, saved and restored with a trainer's."""
+    kept: dict[str, Stateful] = engine.__dict__.setdefault(_KEPT, {})
+    kept[name] = part
 
 
 class RunCheckpoint:
-    """Saves and restores a run at the ends of epochs.
+    """Saves and restores a run.
 
-    After each epoch: ``adapter_last.safetensors``; ``adapter_best.safetensors`` when the validation
-    metric rose; ``checkpoint.pt`` with optimizer, schedule, epoch and random state. When a
-    checkpoint is there at the start, training goes on from it and ends with the weights of an
-    undisturbed run.
+    After each epoch: ``checkpoint.pt``, from which the same command goes on and ends with the
+    weights of an undisturbed run; then ``adapter_best.safetensors`` when the validation metric rose
+    and ``adapter_last.safetensors``. Within an epoch ``checkpoint.pt`` alone. All that training
+    depends on is in it: trained tensors, optimizer, schedule, scaler, random generators, the
+    position in the epoch, and what :func:`keep_state` was given. An adapter that a kill left out
+    is written when the run goes on.
 
     Args:
         path: the run's folder.
@@ -35,6 +61,10 @@ class RunCheckpoint:
         validator, metric: the evaluator that runs before this handler, and its key metric, higher
             is better.
         task: goes into the adapter files.
+        run_id: of :class:`samtune.training.run_folder.RunFolder`; a checkpoint of another is
+            refused. ``None``: not compared.
+        minutes: between checkpoints within an epoch; 0: after each iteration; ``None``: none.
+        stopping: when to end before time; ``None``: never.
     """
 
     def __init__(
@@ -47,6 +77,9 @@ class RunCheckpoint:
         validator: Engine,
         metric: str,
         task: Task,
+        run_id: str | None = None,
+        minutes: float | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
         self.path = Path(path)
         self.network = network
@@ -55,17 +88,73 @@ class RunCheckpoint:
         self.validator = validator
         self.metric = metric
         self.task = task
+        self.run_id = run_id
+        self.minutes = None if minutes is None else float(minutes)
+        self.stopping = Stopping() if stopping is None else stopping
         self.best = -math.inf
+        self._saved_at = 0.0
+        self._epoch_chance: dict[str, Any] = {}
+        self._within: dict[str, Any] | None = None  # the checkpoint whose epoch is taken up
+        self._rest: RestOfEpoch | None = None
+        self._loader: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, as the last handler."""
+        self.stopping.attach(engine)
         engine.add_event_handler(Events.STARTED, self._resume)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._take_up)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+
+    # Going on
 
     def _resume(self, engine: Engine) -> None:
+        self._within, self._saved_at = None, time.monotonic()
         file = self.path / CHECKPOINT
         if not file.is_file():
             return
+        state = self._read(file, engine)
+        load_trained_state(self.network, state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+        self._restore_gradients(state.get("gradients", {}))
+        kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
+        for name, value in state.get("kept", {}).items():
+            if name in kept:
+                kept[name].load_state_dict(value)
+        self.best = state["best"]
+        for which, extra in state.get("adapters", {}).items():
+            if not self._is_written(which, extra, state["trained"]):
+                logger.info("adapter_%s is written again, as '%s' has it", which, file)
+                self._save_adapter(which, extra)
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        if "epoch_chance" in state:
+            self._within = state
+        else:
+            restore_random_state(_chance_of(state))
+        epochs = engine.state.max_epochs or 0
+        if state.get("finished", False) or state["epoch"] >= epochs:
+            logger.info("finished: '%s' has %d epochs, nothing to do", self.path, state["epoch"])
+            engine.terminate()
+            return
+        logger.info(
+            "resumed from iteration %d, epoch %d, of '%s'",
+            *(state["iteration"], state["epoch"] + (self._within is not None), file),
+        )
+        if state.get("max_epochs", epochs) != epochs:
+            logger.warning(
+                "epochs was %d, now %d: the learning rate goes on along the schedule of %d epochs; "
+                "the result is not that of a run with this number from the start",
+                *(state["max_epochs"], epochs, epochs),
+            )
+
+    def _read(self, file: Path, engine: Engine) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as error:
@@ -76,40 +165,180 @@ class RunCheckpoint:
         if shapes != {name: tensor.shape for name, tensor in state["trained"].items()}:
             msg = f"'{file}' is of another network: its trained tensors differ"
             raise ValueError(msg)
-        load_trained_state(self.network, state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        self.best = state["best"]
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["iteration"]
-        logger.info("resumed from epoch %d of '%s'", state["epoch"], file)
+        if self.run_id is not None and state.get("run_id", self.run_id) != self.run_id:
+            msg = (
+                f"'{file}' is of another run (id {state['run_id']}) than run.json beside it (id "
+                f"{self.run_id}); put the right one there, or remove it to train from the start"
+            )
+            raise ValueError(msg)
+        length = engine.state.epoch_length
+        if "epoch_chance" in state and state["epoch_length"] != length:
+            msg = (
+                f"'{file}' was saved within an epoch of {state['epoch_length']} iterations, here "
+                f"an epoch has {length}: batch size or number of processes differ"
+            )
+            raise ValueError(msg)
+        return state
+
+    def _begin_epoch(self, engine: Engine) -> None:
+        if self._within is not None:
+            # what is drawn when the loader's iterator is made is drawn from this
+            restore_random_state(self._within["epoch_chance"])
+            done = self._within["iteration"] - self._within["epoch"] * self._within["epoch_length"]
+            self._loader = engine.state.dataloader
+            self._rest = RestOfEpoch(self._loader, done)
+            engine.state.dataloader = self._rest.loader
+        self._epoch_chance = random_state()
+
+    def _take_up(self, engine: Engine) -> None:
+        if self._within is not None and self._rest is not None:
+            self._rest.skip()
+            engine.state.dataloader = self._loader  # of the epochs to come
+            restore_random_state(_chance_of(self._within))
+            self._within = self._rest = self._loader = None
+
+    def _restore_gradients(self, gradients: Mapping[str, torch.Tensor | None]) -> None:
+        """Gradients of an open accumulation, and zeros where a gradient was left at zero.
+
+        Optimizers pass over parameters that have none, not over those that have zeros.
+        """
+        for name, gradient in gradients.items():
+            parameter = self.network.get_parameter(name)
+            parameter.grad = torch.zeros_like(parameter)
+            if gradient is not None:
+                parameter.grad.copy_(gradient)
+
+    # Saving
+
+    def _after_iteration(self, engine: Engine) -> None:
+        if _ends_epoch(engine):
+            return  # saved after validation
+        reason = self.stopping.reason()
+        since = (time.monotonic() - self._saved_at) / 60
+        if reason is None and (self.minutes is None or since < self.minutes):
+            return
+        # minutes that are over leave an adapter to use; SIGTERM leaves no time to write one
+        extra = {"epoch": engine.state.epoch - 1, "task": self.task.to_dict()}
+        extra["iteration"] = engine.state.iteration
+        timed = reason is not None and not self.stopping.terminated
+        self._write(engine, adapters={"last": extra} if timed else {}, within=True)
+        if reason is not None:
+            self._stop(engine, reason)
+
+    def _after_epoch(self, engine: Engine) -> None:
+        self._save(engine)
+        reason = self.stopping.reason()
+        if reason is not None and engine.state.epoch < (engine.state.max_epochs or 0):
+            self._stop(engine, reason)
 
     def _save(self, engine: Engine) -> None:
         extra = {"epoch": engine.state.epoch, "task": self.task.to_dict()}
         value = self.validator.state.metrics.get(self.metric, math.nan)
-        validated = self.validator.state.epoch == engine.state.epoch
-        if validated:
+        adapters = {"last": extra}
+        if self.validator.state.epoch == engine.state.epoch:
             extra[self.metric] = value
-        if validated and value > self.best:
-            self.best = float(value)
-            self._save_adapter("best", extra)
-        self._save_adapter("last", extra)
-        state = {
+            if value > self.best:
+                self.best = float(value)
+                adapters = {"best": extra, "last": extra}
+        self._write(engine, adapters=adapters, within=False)
+
+    def _write(self, engine: Engine, *, adapters: dict[str, dict[str, Any]], within: bool) -> None:
+        """The checkpoint, then the adapters that belong to it: it can make them again."""
+        state: dict[str, Any] = {
+            "run_id": self.run_id,
             "trained": trained_state(self.network),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
+            "gradients": self._gradients(engine),
             "best": self.best,
-            "epoch": engine.state.epoch,
+            "epoch": engine.state.epoch - within,
             "iteration": engine.state.iteration,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "epoch_length": engine.state.epoch_length,
+            "max_epochs": engine.state.max_epochs,
+            # ended by another handler: early stopping
+            "finished": not within and bool(engine.should_terminate),
+            "chance": random_state(),
+            "adapters": adapters,
         }
-        with whole_file(self.path / CHECKPOINT) as partial:
-            torch.save(state, partial)
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
+        if within:
+            state["epoch_chance"] = self._epoch_chance
+        kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
+        state["kept"] = {name: part.state_dict() for name, part in kept.items()}
+        file = self.path / CHECKPOINT
+        with whole_file(file) as partial:
+            _save_state(state, partial)
+        for which, extra in adapters.items():
+            self._save_adapter(which, extra)
+        self._saved_at = time.monotonic()
+
+    def _gradients(self, engine: Engine) -> dict[str, torch.Tensor | None]:
+        number = int(getattr(engine, "accumulation_steps", 1))
+        length = engine.state.epoch_length or 1
+        is_open = not _ends_epoch(engine) and engine.state.iteration % length % number != 0
+        return {
+            name: parameter.grad if is_open else None
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad and parameter.grad is not None
+        }
 
     def _save_adapter(self, which: str, extra: dict[str, Any]) -> None:
-        path = self.path / f"adapter_{which}.safetensors"
-        save_adapter(path, self.network, peft=self.network.peft, extra=extra)
+        path = self._adapter(which)
+        try:
+            save_adapter(path, self.network, peft=self.network.peft, extra=extra)
+        except SafetensorError as error:
+            msg = f"'{path}' can't be written: {error}"
+            raise OSError(msg) from error
+
+    def _is_written(
+        self, which: str, extra: dict[str, Any], trained: dict[str, torch.Tensor]
+    ) -> bool:
+        try:
+            adapter = read_adapter(self._adapter(which))
+        except (FileNotFoundError, ValueError):
+            return False
+        same = json.dumps(adapter.extra, sort_keys=True) == json.dumps(extra, sort_keys=True)
+        return same and all(
+            torch.equal(adapter.tensors[name], tensor) for name, tensor in trained.items()
+        )
+
+    def _adapter(self, which: str) -> Path:
+        return self.path / f"adapter_{which}.safetensors"
+
+    # Stopping
+
+    def _stop(self, engine: Engine, reason: str) -> None:
+        total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
+        logger.warning(
+            "stopped by %s at iteration %d of %d, saved in '%s': the same command goes on%s",
+            *(reason, engine.state.iteration, total, self.path),
+            "" if self._adapter("best").is_file() else "; there is no adapter_best yet",
+        )
+        engine.terminate()
+
+    def _completed(self, engine: Engine) -> None:
+        engine.should_terminate = False  # else a second run() in this process miscounts its epoch
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as opened:
+            torch.save(state, opened)
+    except RuntimeError as error:  # torch's own of a file that could not be written whole
+        cause = error.__context__
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror) from error
+        raise
+
+
+def _ends_epoch(engine: Engine) -> bool:
+    return engine.state.iteration % (engine.state.epoch_length or 1) == 0
+
+
+def _chance_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    if "chance" in state:
+        return dict(state["chance"])
+    # of a run from before NumPy's and Python's generators were kept
+    return random_state() | {"torch": state["rng"], "cuda": state["cuda_rng"]}

@@ -6,6 +6,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from samtune.training.checkpoint import keep_state
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +54,7 @@ class EarlyStopping:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the validation handler and before the checkpoint."""
         if self.patience is not None:
+            keep_state(engine, "early_stopping", self)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._look)
 
     def _look(self, engine: Engine) -> None:

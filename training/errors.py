@@ -20,7 +20,8 @@ def root_cause(error: BaseException) -> BaseException:
 def short_tracebacks() -> None:
     """Let a ``monai.bundle`` command end with the cause of its failure in one line.
 
-    Only errors that tell a user something (``ValueError``, ``OSError``) are shortened; with
+    Only errors that tell a user something (``ValueError``, ``OSError``, ``MemoryError``) are
+    shortened; with
     ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is changed.
     """
     program = sys.argv[0].replace("\\", "/")
@@ -31,7 +32,7 @@ def short_tracebacks() -> None:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = root_cause(error)
-    if isinstance(cause, ValueError | OSError):
+    if isinstance(cause, ValueError | OSError | MemoryError):
         hint = f"({SHOW_ALL}=1 shows where it was raised)"
         sys.stderr.write(f"error: {cause}\n{hint}\n")
     else:

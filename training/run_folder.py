@@ -1,9 +1,11 @@
 """The folder of a run: what it was made with, for resuming, evaluating and predicting.
 
-``run.json`` (settings, task, data, network, versions, commit), ``adapter_best.safetensors``,
-``adapter_last.safetensors``, ``checkpoint.pt`` (to resume from), ``curve.csv``, ``tensorboard/``.
+``run.json`` (settings, task, data, split, network, versions, commit), ``config.yaml`` (as merged),
+``adapter_best.safetensors``, ``adapter_last.safetensors``, ``checkpoint.pt`` (to resume from),
+``curve.csv``, ``resources.json``, ``tensorboard/``.
 """
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -14,11 +16,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.training.bundle_call import merged_config
 from samtune.training.joined import JoinedManifest
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
@@ -26,6 +31,7 @@ from samtune.training.task import Task
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
 # compared by its weights, wherever it lies, a normalization by what came of it; cached features are
 # the same wherever they lie
@@ -33,11 +39,16 @@ MAY_DIFFER = (
     "cache_dir",
     "cache_max_gib",
     "checkpoint",
+    "checkpoint_minutes",
     "device",
     "epochs",
+    "max_minutes",
     "normalization",
     "num_workers",
+    "tracker",
 )
+# files that are compared by their hash, wherever they lie
+FILES = ("init_adapter", "text_embeddings")
 # settings that older runs lack, with what they did
 LATER_SETTINGS: dict[str, Any] = {
     "accumulation": 1,
@@ -83,6 +94,9 @@ class RunFolder:
             self.settings["checkpoint"] = str(
                 find_checkpoint(self.settings["checkpoint"]).resolve()
             )
+        self.files = {
+            key: sha256_of(Path(self.settings[key])) for key in FILES if self.settings.get(key)
+        }
         self.manifest = manifest
         self.task = task
         self.network = network
@@ -99,54 +113,105 @@ class RunFolder:
         return str(self.manifest.root.resolve())
 
     def start(self) -> None:
-        """Check the folder, log the parameter counts, write ``run.json``.
+        """Check the folder, log the parameter counts, write ``run.json`` and ``config.yaml``.
 
         Raises:
             FileExistsError: the folder holds a run with other settings; names the keys.
         """
         file = self.path / RUN_FILE
-        if file.is_file():
-            before = _read(file)
-            was = LATER_SETTINGS | _flat(before["settings"])
-            now = LATER_SETTINGS | _flat(self.settings)
-            different = [
-                f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
-                for key in sorted(set(was) | set(now))
-                if key not in MAY_DIFFER and was.get(key) != now.get(key)
-            ]
-            task = self.task.to_dict()
-            different += [
-                f"{key} were {before['task'].get(key)}, now {task.get(key)}"
-                for key in {**task, **before["task"]}
-                if before["task"].get(key) != task.get(key)
-            ]
-            weights = before["network"].get("base_sha256")
-            if weights != self.network.base_sha256:
-                different.append(
-                    f"base weights had SHA-256 {weights}, now {self.network.base_sha256}"
-                )
-            entered = before["network"].get("normalization")
-            if entered != self.network.normalization:
-                different.append(f"normalization was {entered}, now {self.network.normalization}")
-            if before["data"]["slices"] != self._slices_hash():
-                different.append("the slices are others than those it was trained on")
-            # settings of a run that never got to the end of an epoch bind nobody
-            if different and any(self.path.glob("adapter_*.safetensors")):
+        before = _read(file) if file.is_file() else None
+        if before is not None:
+            different = self._differences(before)
+            if different and self._binds():
                 msg = (
                     f"'{self.path}' holds another run: {'; '.join(different)}; choose another "
                     "run_name, or remove the folder"
                 )
                 raise FileExistsError(msg)
+        record = self._record(self.run_id)
+        if before is not None and self._binds():
+            _warn_of_versions(before.get("versions", {}), record["versions"])
         logger.info("%s", self.network.summary)
-        record = {
+        text = json.dumps(record, indent=2, sort_keys=True)
+        write_atomically(file, (text + "\n").encode())
+        config = merged_config()
+        if config is not None:
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+            write_atomically(self.path / CONFIG_FILE, text.encode())
+
+    @property
+    def run_id(self) -> str:
+        """Hash of all that decides what is learned; a run keeps the one that it began with."""
+        file = self.path / RUN_FILE
+        if file.is_file() and self._binds():
+            before = _read(file)
+            if "run_id" in before and not self._differences(before):
+                return str(before["run_id"])
+        parts = {
+            "settings": {k: v for k, v in _flat(self.settings).items() if not _may_differ(k)},
+            "task": self.task.to_dict(),
+            "slices": self._slices_hash(),
+            "base": [self.network.base_sha256, self.network.normalization],
+            "files": self.files,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _binds(self) -> bool:
+        """Whether anything was learned: settings of a run that saved nothing bind nobody."""
+        names = ("adapter_*.safetensors", "checkpoint.pt")
+        return any(file for name in names for file in self.path.glob(name))
+
+    def _differences(self, before: Mapping[str, Any]) -> list[str]:
+        """What is other than in the ``run.json`` that is there, by key."""
+        was = LATER_SETTINGS | _flat(before["settings"])
+        now = LATER_SETTINGS | _flat(self.settings)
+        hashed = before.get("files", {})  # older runs: none, the paths are compared
+        different = [
+            f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+            for key in sorted(set(was) | set(now))
+            if not _may_differ(key) or (key in FILES and key not in hashed)
+            if was.get(key) != now.get(key)
+        ]
+        different += [
+            f"{key} had SHA-256 {digest}, now {self.files.get(key)}"
+            for key, digest in hashed.items()
+            if digest != self.files.get(key)
+        ]
+        task = self.task.to_dict()
+        different += [
+            f"{key} were {before['task'].get(key)}, now {task.get(key)}"
+            for key in {**task, **before["task"]}
+            if before["task"].get(key) != task.get(key)
+        ]
+        weights = before["network"].get("base_sha256")
+        if weights != self.network.base_sha256:
+            different.append(f"base weights had SHA-256 {weights}, now {self.network.base_sha256}")
+        entered = before["network"].get("normalization")
+        if entered != self.network.normalization:
+            different.append(f"normalization was {entered}, now {self.network.normalization}")
+        if before["data"]["slices"] != self._slices_hash():
+            different.append("the slices are others than those it was trained on")
+        return different
+
+    def _record(self, run_id: str) -> dict[str, Any]:
+        split: dict[str, list[str]] = {}
+        for row in self.manifest.slices:
+            cases = split.setdefault(row.split, [])
+            if not cases or cases[-1] != row.case:
+                cases.append(row.case)
+        commit, dirty = _git_state()
+        return {
             "format_version": FORMAT_VERSION,
+            "run_id": run_id,
             "settings": self.settings,
+            "files": self.files,
             "task": self.task.to_dict(),
             "data": {
                 "dataset_dir": self._folders(),
                 "slices": self._slices_hash(),
                 **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
                 "slicing": self.manifest.settings.get("slicing", {}),
+                "split": {name: sorted(set(cases)) for name, cases in split.items()},
             },
             "network": {**base_config(self.network), "peft": self.network.peft},
             "parameters": {
@@ -154,11 +219,10 @@ class RunFolder:
                 "total": self.network.summary.total,
             },
             "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
-            "git_commit": _git_commit(),
+            "git_commit": commit,
+            "git_dirty": dirty,
             "command": sys.argv,
         }
-        text = json.dumps(record, indent=2, sort_keys=True)
-        write_atomically(file, (text + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -332,14 +396,29 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _git_commit() -> str | None:
-    """Commit of the source checkout; ``None`` for an installed package."""
+def _may_differ(key: str) -> bool:
+    return key in MAY_DIFFER or key in FILES
+
+
+def _warn_of_versions(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    changed = [f"{k} {v} -> {now.get(k)}" for k, v in before.items() if v != now.get(k)]
+    if changed:
+        logger.warning("goes on with other versions, to other bits: %s", ", ".join(changed))
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the source checkout, and whether files differ from it; ``None``: no checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+        return None, None
+    found = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        line = ["git", "-C", str(root), *command]
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None, None
+        if done.returncode != 0:
+            return None, None
+        found.append(done.stdout.strip())
+    return found[0], bool(found[1])
