@@ -58,7 +58,9 @@ def write_probabilities(path: Path, array: Array, channels: Sequence[str], like:
     header.set_data_shape(array.shape)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    is_second = isinstance(header, nib.Nifti2Header)
-    kind = nib.Nifti2Image if is_second else Nifti1Image
-    image = kind(array.astype(np.float32), like.affine, header)
+    values = array.astype(np.float32)
+    if isinstance(header, nib.Nifti2Header):
+        image: Nifti1Image = nib.Nifti2Image(values, like.affine, header)
+    else:
+        image = Nifti1Image(values, like.affine, header)
     write_atomically(path, gzip.compress(image.to_bytes(), 6, mtime=0))

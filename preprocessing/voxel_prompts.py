@@ -70,7 +70,7 @@ class VoxelPlane:
 
     def index(self, slice_index: int) -> int:
         """Number of the slice among the slicer's."""
-        return self._turn(self._cut, slice_index, self.num_slices - 1)
+        return int(self._turn(self._cut, slice_index, self.num_slices - 1))
 
     def box(self, box: Sequence[float]) -> list[float]:
         """A box in pixels of the slicer's slice, x along its width."""
@@ -179,7 +179,7 @@ def parse_prompt(entry: Any, classes: Mapping[int, str] | None, where: str) -> V
         msg = f"{where}: expected the keys {', '.join(KEYS)}, got {unknown!r}"
         raise ValueError(msg)
     index = entry.get("slice")
-    if not _is_number(index) or int(index) != index:
+    if index is None or not _is_number(index) or int(index) != index:
         msg = f"{where}: slice must be a whole number, got {index!r}"
         raise ValueError(msg)
     box, points = entry.get("box"), entry.get("points", [])
