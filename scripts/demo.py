@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from samtune.evaluation.overlay import class_colour
 from samtune.preprocessing.voxel_prompts import VoxelPrompt
 from samtune.training.case_writers import CaseLabelWriter
-from samtune.training.prompted import ScanPrompter, model_of_run, untouched_model
+from samtune.training.scan_prompts import ScanPrompter, model_of_run, untouched_model
 
 SMALLEST_BOX = 1.0  # voxels; less is a click
 TURNS = {"up": 1, "down": -1, "right": 1, "left": -1}

@@ -16,7 +16,7 @@ from samtune.preprocessing.slice_transforms import LoadSliced, ToClassMapd, ToFr
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.device import pick_device
-from samtune.training.ensemble import load_averaged
+from samtune.training.ensemble import batch_keys, load_averaged
 from samtune.training.features import PrepareSlices
 from samtune.training.handlers import Progress
 from samtune.training.joined import open_slices
@@ -75,7 +75,7 @@ def choose_postprocessing(
     SupervisedEvaluator(
         device=target,
         val_data_loader=DataLoader(data, batch_size=batch_size),
-        prepare_batch=PrepareSlices(keys=["size_hw"]),
+        prepare_batch=PrepareSlices(keys=batch_keys(network)),
         network=network,
         postprocessing=ToClassMapd(task.class_values, task.paint),
         val_handlers=[Progress("validating", progress), stream],

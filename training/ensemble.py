@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.networks.weights import sha256_of
 from samtune.peft.adapt import trained_state
@@ -87,8 +87,8 @@ def load_averaged(
     adapter: str = "best",
     checkpoint: str | Path | None = None,
     flips: str | None = "none",
-) -> AveragedSegmenter:
-    """The trained network of one run, or the mean of several; ready to predict.
+) -> AdaptedSegmenter | AveragedSegmenter:
+    """The trained network of one run, or the mean of several or of flips; ready to predict.
 
     Runs that were adapted alike on the same base weights share one network: the base is read once,
     and what is frozen of it runs once an image.
@@ -103,6 +103,8 @@ def load_averaged(
         FileNotFoundError, ValueError: see :meth:`TrainedRun.network`; or unknown flips.
     """
     flips = check_flips(flips)  # before anything is loaded
+    if len(runs) == 1 and flips == "none":
+        return runs[0].network(adapter, checkpoint)
     networks: list[AdaptedSegmenter] = []
     trained: list[list[Mapping[str, Tensor]]] = []
     where: dict[str, int] = {}
@@ -127,6 +129,11 @@ def load_averaged(
         if len(sets) == 1:  # the network is as it was loaded
             trained[number] = []
     return AveragedSegmenter(networks, trained=trained, flips=flips).eval()
+
+
+def batch_keys(network: nn.Module) -> list[str]:
+    """What of a batch the network takes beside the image: for flips, how large each slice is."""
+    return ["size_hw"] if isinstance(network, AveragedSegmenter) else []
 
 
 def _base_of(run: TrainedRun) -> dict[str, str]:

@@ -16,9 +16,10 @@ from samtune.preprocessing.probability_files import PROBABILITY_FORMATS
 from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.slice_transforms import ToFramed
 from samtune.preprocessing.source_hash import source_sha256
+from samtune.training.averaging import check_flips
 from samtune.training.case_writers import CaseLabelWriter, probabilities_path
 from samtune.training.device import pick_device
-from samtune.training.ensemble import adapter_hashes, load_averaged, open_runs
+from samtune.training.ensemble import adapter_hashes, batch_keys, load_averaged, open_runs
 from samtune.training.features import PrepareSlices
 from samtune.training.postprocess import load_postprocessing
 from samtune.training.prediction_record import PredictionRecord
@@ -119,7 +120,7 @@ def predict(
     settings = {
         "runs": adapter_hashes(runs, adapter),
         "adapter": adapter,
-        "flips": network.flips,
+        "flips": check_flips(flips),
         "postprocess": None if steps is None else steps.describe(classes),
         "probabilities": probabilities,
         "channels": names if trained.task.channels else ["background", *names],
@@ -241,7 +242,7 @@ def _run(
     evaluator = SupervisedEvaluator(
         device=device,
         val_data_loader=DataLoader(source, batch_size=batch_size),
-        prepare_batch=PrepareSlices(keys=["size_hw"]),
+        prepare_batch=PrepareSlices(keys=batch_keys(network)),
         network=network,
         postprocessing=reader,
         val_handlers=[writer],

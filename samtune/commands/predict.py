@@ -197,7 +197,7 @@ def _automatic(args: argparse.Namespace) -> list[Path]:
 
 def _prompted(args: argparse.Namespace) -> list[Path]:
     from samtune.preprocessing.voxel_prompts import read_prompts
-    from samtune.training.prompted import model_of_run, predict_prompted, untouched_model
+    from samtune.training.scan_prompts import model_of_run, predict_prompted, untouched_model
 
     if args.base is None:
         model = model_of_run(

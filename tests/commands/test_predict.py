@@ -9,7 +9,7 @@ from samtune.cli import main
 from samtune.commands import predict as command
 from samtune.preprocessing.voxel_prompts import VoxelPrompt
 from samtune.training import predict as module
-from samtune.training import prompted
+from samtune.training import scan_prompts as prompted
 
 MODEL = prompted.PromptedModel(None, {}, classes={1: "front", 3: "back"})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from samtune.preprocessing.voxel_prompts import VoxelPrompt
-from samtune.training import prompted
+from samtune.training import scan_prompts as prompted
 
 matplotlib.use("Agg")
 

@@ -13,7 +13,7 @@ from samtune.preprocessing.prompts import tight_box
 from samtune.preprocessing.slicing import volume_to_slices
 from samtune.preprocessing.volumes import read_volume
 from samtune.preprocessing.voxel_prompts import VoxelPrompt
-from samtune.training.prompted import (
+from samtune.training.scan_prompts import (
     PromptedModel,
     ScanPrompter,
     model_of_run,
@@ -118,7 +118,8 @@ def test_a_single_slice_is_drawn(model, scan, tmp_path):
     prompts = [VoxelPrompt(1, 1, (2.0, 2.0, 12.0, 12.0))]
     files = predict_prompted(model, scan, prompts, tmp_path, overlays=True)
     assert [file.name for file in files] == ["case_2.nii.gz", "case_2_slice_001.png"]
-    assert Image.open(files[1]).mode == "RGB"
+    with Image.open(files[1]) as picture:
+        assert picture.mode == "RGB"
 
 
 def test_a_colour_picture_is_prompted_in_columns_and_rows(model, tmp_path):
@@ -134,7 +135,8 @@ def test_a_colour_picture_is_prompted_in_columns_and_rows(model, tmp_path):
     )
     assert [file.name for file in files] == ["photo.png", "photo_slice_000.png"]
     mask = prompter.mask(prompt)
-    np.testing.assert_array_equal(np.asarray(Image.open(files[0])), 2 * mask)
+    with Image.open(files[0]) as label:
+        np.testing.assert_array_equal(np.asarray(label), 2 * mask)
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(model, scan, tmp_path, tiny_volumes):
