@@ -131,6 +131,9 @@ def predict(
     }
     record = PredictionRecord(Path(out), settings, resume=resume)
     table = QualityTable(Path(out) / QC_FILE, list(classes.values()), keep=resume)
+    # at once: what lay there before is of other predictions
+    table.write()
+    record.write()
     reader = ReadSlicesd(
         trained.task.class_values, trained.task.paint, probabilities=probabilities is not None
     )

@@ -1,5 +1,6 @@
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -134,7 +135,11 @@ def prompts_asked(monkeypatch):
 
     monkeypatch.setattr(prompted, "predict_prompted", predict_prompted)
     monkeypatch.setattr(prompted, "model_of_run", lambda *args, **kwargs: MODEL)
-    monkeypatch.setattr(prompted, "untouched_model", lambda *args, **kwargs: (args, kwargs))
+    monkeypatch.setattr(
+        prompted,
+        "untouched_model",
+        lambda *args, **kwargs: SimpleNamespace(asked=(args, kwargs), classes=None),
+    )
     return calls
 
 
@@ -160,7 +165,7 @@ def test_a_file_of_prompts_and_the_untouched_model(prompts_asked, tmp_path):
     options = ["--base", "b.pth", "--modality", "ct", "--prompts", str(file), "--device", "cpu"]
     assert main(["predict", "s", "t", "-o", "p", *options]) == 0
     ((args, kwargs),) = prompts_asked
-    assert args[0] == (("b.pth",), {"modality": "ct", "device": "cpu"})
+    assert args[0].asked == (("b.pth",), {"modality": "ct", "device": "cpu"})
     assert args[1:] == ([Path("s"), Path("t")], {"s": [VoxelPrompt(1, 1, (0, 0, 1, 1))]}, Path("p"))
     assert kwargs == {"file_format": None}
 
