@@ -117,8 +117,9 @@ def predict(
         series=series,
     )
     classes, names = trained.task.classes, trained.task.channel_names
+    hashes = adapter_hashes(runs, adapter)
     settings = {
-        "runs": adapter_hashes(runs, adapter),
+        "adapters": list(hashes.values()),  # not the folders: a path may be spelt in two ways
         "adapter": adapter,
         "flips": check_flips(flips),
         "postprocess": None if steps is None else steps.describe(classes),
@@ -129,7 +130,7 @@ def predict(
         "frame": frame,
         "series": series,
     }
-    record = PredictionRecord(Path(out), settings, resume=resume)
+    record = PredictionRecord(Path(out), settings, runs=list(hashes), resume=resume)
     table = QualityTable(Path(out) / QC_FILE, list(classes.values()), keep=resume)
     # at once: what lay there before is of other predictions
     table.write()

@@ -1,7 +1,7 @@
 """What a folder of predictions was made with, and which cases are done: ``predictions.json``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ class PredictionRecord:
     Args:
         folder: of the label files.
         settings: what the predictions depend on (JSON types).
+        runs: folders of the runs, as they were named.
         resume: go on with what is there.
 
     Attributes:
@@ -28,8 +29,16 @@ class PredictionRecord:
         ValueError: the file there is not such a record.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        runs: Sequence[str] = (),
+        resume: bool = False,
+    ) -> None:
         self.path = folder / RECORD_FILE
+        self.runs = list(runs)
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
         self.done: dict[str, str] = {}
         if resume and self.path.is_file():
@@ -70,6 +79,7 @@ class PredictionRecord:
             "format_version": FORMAT_VERSION,
             "complete": complete,
             "samtune": __version__,
+            "runs": self.runs,
             "settings": self.settings,
             "cases": dict(sorted(self.done.items())),
         }

@@ -156,7 +156,8 @@ def test_tables_hold_the_volumes_of_the_label_files(averaged):
 def test_the_record_says_what_they_were_made_with(averaged, loud_run, other_run):
     record = json.loads((averaged[0].parent / "predictions.json").read_text())
     assert record["complete"] is True
-    assert set(record["settings"]["runs"]) == {str(loud_run), str(other_run)}
+    assert record["runs"] == [str(loud_run), str(other_run)]
+    assert len(set(record["settings"]["adapters"])) == 2
     assert record["settings"]["flips"] == "none"
     assert set(record["cases"]) == {"case_1", "case_3"}
 
