@@ -93,12 +93,14 @@ class _Candidates(CaseStream):
         return self.manifest.cases[case].geometry
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
-        label, geometry = reference_volume(self.manifest, case), self.geometry(case)
+        geometry, ignored = self.geometry(case), self.manifest.ignore_label(case)
+        label = reference_volume(self.manifest, case, ignore_label=ignored)
         joint = self.manifest.joint_values(case)
         self.scores.add(
             case,
             assemble(slices, geometry, label.dtype),
             label,
             geometry.spacing,
-            None if joint is None else list(joint.values()),
+            annotated=None if joint is None else list(joint.values()),
+            judged=None if ignored is None else label != ignored,
         )

@@ -107,19 +107,30 @@ class CandidateScores:
         pred: Array,
         label: Array,
         spacing: Sequence[float],
+        *,
         annotated: Sequence[int] | None = None,
+        judged: Array | None = None,
     ) -> None:
-        """Score a case; a class in neither mask, or not annotated there, does not count."""
+        """Score a case; a class in neither mask, or not annotated there, does not count.
+
+        Args:
+            case, pred, label, spacing: class values ``i j k`` on one grid, mm.
+            annotated: class values that the label holds where they are; ``None``: all.
+            judged: voxels that somebody labelled, the others are in neither mask.
+        """
+        judged = np.ones(label.shape, bool) if judged is None else judged
         self.cases[case] = {}
         for value, name in self.classes.items():
             known = annotated is None or value in annotated
             truth, mask = label == value, pred == value
             scores = {
-                step: dice_score(clean(mask, step, spacing), truth) if known else float("nan")
+                step: dice_score(clean(mask, step, spacing) & judged, truth)
+                if known
+                else float("nan")
                 for step in candidates()
             }
             # a mask that is removed whole where there is nothing: right, but no Dice
-            if known and not truth.any() and mask.any():
+            if known and not truth.any() and (mask & judged).any():
                 scores = {k: 1.0 if np.isnan(v) else v for k, v in scores.items()}
             self.cases[case][name] = {k: None if np.isnan(v) else v for k, v in scores.items()}
 

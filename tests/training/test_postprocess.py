@@ -101,6 +101,16 @@ def test_classes_that_a_case_does_not_annotate_do_not_count(mask):
     assert set(scores.cases["a"]["back"].values()) == {None}
 
 
+def test_voxels_that_nobody_judged_count_in_neither_mask(mask):
+    """The two smaller objects lie where nobody looked: nothing is gained by removing them."""
+    largest = clean(mask, LARGEST, (1, 1, 1))
+    label = np.where(largest, 1, 0).astype(np.uint8)
+    scores = CandidateScores({1: "front"})
+    scores.add("a", np.where(mask, 1, 0), label, (1, 1, 1), judged=~(mask & ~largest))
+    assert scores.record()["mean_dice"]["front"][NONE] == 1
+    assert scores.record()["chosen"] == {"front": NONE}
+
+
 @pytest.fixture
 def run(loud_run, tmp_path):
     path = tmp_path / "run"
