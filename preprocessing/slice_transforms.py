@@ -154,7 +154,7 @@ class ToClassMapd(Transform):
             ValueError: ``pred`` has another number of channels than are painted.
         """
         item = dict(data)
-        item["pred"] = _read(item, self.read)
+        item["pred"] = read_logits(item, self.read)
         return item
 
     def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -176,7 +176,7 @@ class ToMasksd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`."""
         item = dict(data)
-        item["pred"] = _read(item, self.read)
+        item["pred"] = read_logits(item, self.read)
         return item
 
     def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -221,9 +221,10 @@ def channel_label(
     return torch.from_numpy(out)[None]
 
 
-def _read(
+def read_logits(
     item: Mapping[Hashable, Any], read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
 ) -> np.ndarray[Any, Any] | StoredLogits:
+    """``pred`` of the frame on the slice's own pixels; read now, or later where it is stored."""
     logits = logits_to_slice(_plain(item["pred"]), _size(item))
     return StoredLogits(logits.cpu().numpy(), read) if "tile" in item else read(logits)
 

@@ -61,6 +61,11 @@ VERBS = {
         "segment a raw scan with a trained run; writes a label volume on the scan's grid",
         "samtune predict runs/sam_finetune scan.nii.gz --out predictions",
     ),
+    "postprocess": Verb(
+        "samtune.commands.postprocess",
+        "choose on a run's validation cases whether small objects are removed from predictions",
+        "samtune postprocess runs/lora",
+    ),
     "report": Verb(
         "samtune.commands.report",
         "write a run's results as one HTML file with pictures, and figures for a paper",

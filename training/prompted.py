@@ -5,11 +5,12 @@ from typing import Any, cast
 
 import torch
 from monai.inferers import SimpleInferer
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.preprocessing.prompt_transforms import PromptsFromLabeld
 from samtune.preprocessing.slice_transforms import ToClassMapd, ToMasksd
 from samtune.training.clicks import Clicks, best_masks
+from samtune.training.ensemble import batch_keys
 from samtune.training.features import Item, PrepareSlices, SliceDataset
 from samtune.training.prompt_plan import PromptPlan
 from samtune.training.run_folder import TrainedRun
@@ -149,6 +150,7 @@ class RunPrompts:
 
     Args:
         trained: the run.
+        network: that is evaluated.
 
     Attributes:
         plan: its prompts, ``None`` if it has none.
@@ -157,12 +159,12 @@ class RunPrompts:
         protocol: for the companion of the metrics.
     """
 
-    def __init__(self, trained: TrainedRun) -> None:
+    def __init__(self, trained: TrainedRun, network: nn.Module) -> None:
         task = trained.task
         self.plan = trained.prompts
         if self.plan is None:
             self.transform: Any = _as_it_is
-            self.prepare_batch: Any = PrepareSlices()
+            self.prepare_batch: Any = PrepareSlices(keys=batch_keys(network))
             self.inferer: Any = SimpleInferer()
             self.postprocessing: Any = ToClassMapd(task.class_values, task.paint)
             self.protocol: dict[str, Any] = {"prompt": "none"}

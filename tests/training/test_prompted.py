@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, RandAffined
+from torch import nn
 from torch.utils.data import DataLoader
 
 from samtune.peft.adapt import adapt
@@ -308,7 +309,7 @@ def test_a_run_without_prompts_is_nothing_untouched(tmp_path):
 
 def test_runs_without_prompts_are_evaluated_as_before(tmp_path):
     task = make_task({1: "a"})
-    parts = RunPrompts(TrainedRun(tmp_path, {"settings": {}}, task))
+    parts = RunPrompts(TrainedRun(tmp_path, {"settings": {}}, task), nn.Identity())
     assert parts.plan is None
     assert isinstance(parts.prepare_batch, PrepareSlices)
     assert isinstance(parts.inferer, SimpleInferer)
