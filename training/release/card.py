@@ -59,7 +59,7 @@ def model_card(
                 ("method", f"`{network['peft'].get('method')}`"),
                 ("mask decoder", network["peft"].get("decoder")),
                 ("trained parameters", _parameters(run.record)),
-                ("input", f"slices along RAS axis {run.axis}; {_flat(run.intensity)}"),
+                ("input", f"slices along RAS axis {_listed(checked.axes)}; {_flat(run.intensity)}"),
                 ("samtune that trained it", run.record["versions"].get("samtune")),
                 ("commit", run.record.get("git_commit") or "not recorded"),
             ],
@@ -91,6 +91,10 @@ def model_card(
 def _parameters(record: Mapping[str, Any]) -> str:
     counts = record.get("parameters", {})
     return f"{counts.get('trainable', 0):,} of {counts.get('total', 0):,}"
+
+
+def _listed(values: list[int]) -> str:
+    return " or ".join(map(str, values))
 
 
 def _flat(settings: Mapping[str, Any]) -> str:

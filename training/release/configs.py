@@ -106,7 +106,8 @@ def train_settings(record: Mapping[str, Any]) -> dict[str, Any]:
             key = name if key not in base else key  # an expression, such as $@task.activation
             keys[key] = settings[name]
     # as found out, not as asked for: 'auto' may come to something else with other slices
-    task = record["task"]
+    task, network = record["task"], record["network"]
+    keys |= {key: network[key] for key in ("arch", "image_size", "normalization")}
     keys["classes"] = {int(value): name for value, name in task["classes"].items()}
     keys["regions"] = {name: list(values) for name, values in task["regions"].items()}
     if "channels" in task:

@@ -103,7 +103,8 @@ def write_archive(bundle: Path, path: Path) -> Path:
                     packed.writestr(info, (bundle / name).read_bytes())
         elif path.name.endswith(".tar.gz"):
             with (
-                gzip.GzipFile("", "wb", 6, partial.open("wb"), mtime=0) as compressed,
+                partial.open("wb") as file,
+                gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed,
                 tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as packed,
             ):
                 for name in names:

@@ -81,6 +81,8 @@ def materialise(
         write_atomically(folder / "large_files.yml", b"large_files: []\n")
         text = _own_pipeline(bundle, config) if reasons else _monai(run, axes[0], config)
         write_atomically(folder / "configs/inference.yaml", text.encode())
+        # monai.bundle.load reads JSON alone
+        write_json(folder / "configs/inference.json", yaml.safe_load(text), sort_keys=False)
         if not reasons:
             metadata["network_data_format"] = data_format(run, ["*", "*"], [0, 255])
         write_json(folder / METADATA, metadata, sort_keys=False)

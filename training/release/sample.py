@@ -64,17 +64,20 @@ def add_sample(bundle: Path, image: Path, label: Path | None) -> Sample:
         folders["labels"].mkdir()
         reference = Path(shutil.copyfile(label, folders["labels"] / label.name))
     (expected,) = predict(bundle, copy, folders["expected"], device="cpu", progress=False)
-    dice = {} if reference is None else dice_scores(bundle, expected, reference)
+    if not read_label(expected).array.any():
+        msg = f"sample '{image}': nothing is found in it, so it would show nothing; take another"
+        raise ValueError(msg)
+    scores = {} if reference is None else dice_scores(bundle, expected, reference)
     record: dict[str, Any] = {
         "case": case,
         "image": copy.name,
         "expected": expected.name,
         "label": None if reference is None else reference.name,
-        "dice": dice,
+        "dice": scores,
     }
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
     write_atomically(bundle / RECORD, (text + "\n").encode())
-    return Sample(case, copy, expected, reference, dice)
+    return Sample(case, copy, expected, reference, scores)
 
 
 def read_sample(bundle: Path) -> Sample | None:
