@@ -12,9 +12,9 @@ from samtune.training.release.checks import CheckedRun, NotReleasableError, chec
 from samtune.training.release.configs import BASE, write_configs
 from samtune.training.release.files import HASHES, whole_folder, write_hashes
 from samtune.training.release.metadata import large_files_text, make_metadata
-from samtune.training.release.portable import portable_record, without_paths
+from samtune.training.release.portable import POSTPROCESSING, portable_record, without_paths
 from samtune.training.release.sample import Sample, add_sample
-from samtune.training.run_folder import RUN_FILE
+from samtune.training.run_folder import MODELS, RUN_FILE
 
 ADAPTER = "adapter_best.safetensors"
 METADATA = "configs/metadata.json"
@@ -78,8 +78,12 @@ def release_run(
     }
     with whole_folder(folder) as bundle:
         record = portable_record(checked.run, released=adapter)
-        write_json(bundle / "models" / RUN_FILE, record)
-        shutil.copyfile(checked.adapter.path, bundle / "models" / ADAPTER)
+        write_json(bundle / MODELS / RUN_FILE, record)
+        shutil.copyfile(checked.adapter.path, bundle / MODELS / ADAPTER)
+        steps = checked.run.path / POSTPROCESSING
+        if steps.is_file():
+            content = without_paths(json.loads(steps.read_bytes()))
+            write_json(bundle / MODELS / POSTPROCESSING, content)
         summary = _copy_metrics(checked, bundle / "docs")
         for path, text in files.items():
             write_atomically(bundle / path, text.encode())

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from samtune.evaluation.score_case import region_mask
 from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
 from samtune.training.predict import predict
-from samtune.training.run_folder import load_run
+from samtune.training.run_folder import MODELS, load_run
 
 FOLDER = "sample"
 RECORD = f"{FOLDER}/sample.json"
@@ -63,7 +64,10 @@ def add_sample(bundle: Path, image: Path, label: Path | None) -> Sample:
         check_same_grid(read_grid(image), read_grid(label))
         folders["labels"].mkdir()
         reference = Path(shutil.copyfile(label, folders["labels"] / label.name))
-    (expected,) = predict(bundle, copy, folders["expected"], device="cpu", progress=False)
+    with TemporaryDirectory() as made:  # only the label file is kept of what is written
+        (label_file,) = predict(bundle / MODELS, copy, made, device="cpu", progress=False)
+        folders["expected"].mkdir()
+        expected = Path(shutil.copyfile(label_file, folders["expected"] / label_file.name))
     if not read_label(expected).array.any():
         msg = f"sample '{image}': nothing is found in it, so it would show nothing; take another"
         raise ValueError(msg)

@@ -16,7 +16,7 @@ from samtune.training.predict import predict
 from samtune.training.release.files import HASHES, files_of, read_hashes
 from samtune.training.release.sample import RECORD, dice, dice_scores, read_sample
 from samtune.training.release.versions import OURS, installed, required
-from samtune.training.run_folder import load_run
+from samtune.training.run_folder import MODELS, load_run
 
 State = Literal["ok", "warning", "FAILED", "skipped"]
 METADATA = "configs/metadata.json"
@@ -182,7 +182,7 @@ def _sample(bundle: Path, before: list[Check], device: str) -> list[Check]:
         return [Check("sample", "skipped", "needs the network")]
     same_versions = not any(c.name == "versions" and c.state != "ok" for c in before)
     with TemporaryDirectory() as folder:
-        (made,) = predict(bundle, sample.image, folder, device=device, progress=False)
+        (made,) = predict(bundle / MODELS, sample.image, folder, device=device, progress=False)
         found, expected = read_label(made).array, read_label(sample.expected).array
         if found.shape != expected.shape:
             detail = f"{sample.case}: shape {found.shape}, recorded {expected.shape}"

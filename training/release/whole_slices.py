@@ -24,6 +24,9 @@ _STD = (58.395, 57.12, 57.375)
 class Frame(nn.Module):
     """:mod:`samtune.preprocessing.model_frame` for a batch of one size, in what can be scripted."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, image_size: int, normalization: str) -> None:
         super().__init__()
         self.image_size = image_size

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import yaml
@@ -66,7 +67,7 @@ def _fail(message: str) -> None:
 
 def _large_files(bundle: Path) -> str:
     path = bundle / "large_files.yml"
-    entries = []
+    entries: list[dict[str, str]] = []
     if path.is_file():
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))["large_files"] or []
     for entry in entries:
@@ -119,8 +120,8 @@ def _properties(bundle: Path) -> str:
         parser = ConfigParser()
         parser.read_config(str(bundle / f"configs/{name}.yaml"))
         parser.read_meta(str(bundle / "configs/metadata.json"))
-        found = {**properties, **MetaProperties}.values()
-        wanted = [*keys, *(entry["id"] for entry in found if entry["required"])]
+        known: list[Any] = [*properties.values(), *MetaProperties.values()]
+        wanted = [*keys, *(entry["id"] for entry in known if entry["required"])]
         lacking = [key for key in dict.fromkeys(wanted) if key not in parser]
         if lacking:
             _fail(f"configs/{name}.yaml lacks {', '.join(lacking)}")
