@@ -64,9 +64,8 @@ def make_metadata(
         "version": version,
         "changelog": dict(changelog),
         **{key: installed(package) for package, key in NAMED.items()},
+        # not optional_packages_version too, its older name: MONAI 1.6 warns wherever it stands
         _PACKAGES: packages,
-        # its name until MONAI 1.4, which the model zoo's scripts still read
-        "optional_packages_version": packages,
         "name": name,
         "task": f"Segmentation of {classes} in {modality}, slice by slice, without prompts",
         "description": f"Segment Anything ({network['arch']}) fine-tuned with {' and '.join(used)} "

