@@ -80,6 +80,13 @@ def needs_samtune() -> list[str]:
     ]
 
 
+def _with(section: Any, path: list[str], value: Any) -> Any:
+    """A copy of ``section`` with another value at ``path``."""
+    if not path:
+        return value
+    return {**section, path[0]: _with(section[path[0]], path[1:], value)}
+
+
 def train_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of ``train.yaml`` with the values that a run had.
 
@@ -99,12 +106,15 @@ def train_settings(record: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(unknown)}; release with the version that trained it"
         )
         raise ValueError(msg)
-    keys = {}
+    keys: dict[str, Any] = {}
     for name, reference in named.items():
-        if name in settings and name != "device":
-            key = str(reference).removeprefix("@flags::").removeprefix("@")
-            key = name if key not in base else key  # an expression, such as $@task.activation
-            keys[key] = settings[name]
+        if name not in settings or name == "device":
+            continue
+        path = str(reference).removeprefix("@flags::").removeprefix("@").split("::")
+        if path[0] not in base:  # an expression, such as $@task.activation
+            path = [name]
+        if path[0] in base:
+            keys[path[0]] = _with(keys.get(path[0], base[path[0]]), path[1:], settings[name])
     # as found out, not as asked for: 'auto' may come to something else with other slices
     task, network = record["task"], record["network"]
     keys |= {key: network[key] for key in ("arch", "image_size", "normalization")}
