@@ -87,7 +87,7 @@ def materialise(
             metadata["network_data_format"] = data_format(run, ["*", "*"], [0, 255])
         write_json(folder / METADATA, metadata, sort_keys=False)
         if torchscript:
-            _script(model, folder / SCRIPT)
+            _script(model, folder / SCRIPT, metadata)
             text = _monai_alone(run, axes[0])
             write_atomically(folder / "configs/inference_ts.yaml", text.encode())
         write_hashes(folder)
@@ -193,8 +193,10 @@ def _own_pipeline(bundle: Path, config: dict[str, Any]) -> str:
     return set_keys(text, changes, name=name)
 
 
-def _script(model: torch.nn.Module, path: Path) -> None:
+def _script(model: torch.nn.Module, path: Path, metadata: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, but what MONAI and C++ programs load
         scripted = torch.jit.script(model)
-        torch.jit.save(scripted, str(path))
+        # where monai.bundle.load looks for it
+        inside = {"metadata.json": json.dumps(metadata, sort_keys=True)}
+        torch.jit.save(scripted, str(path), _extra_files=inside)

@@ -60,7 +60,7 @@ def pipeline(run: TrainedRun, axis: int, network: dict[str, Any]) -> str:
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
                 {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
                 {"_target_": "Lambdad", "keys": "image", "func": _intensity(run.intensity)},

@@ -108,7 +108,12 @@ def _version(bundle: Path) -> str:
 
 
 def _schema(bundle: Path, schema: Path) -> str:
-    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(schema))
+    verify_metadata(
+        meta_file=str(bundle / "configs/metadata.json"),
+        filepath=str(schema),
+        hash_val=sha256_of(schema),
+        hash_type="sha256",
+    )
     return f"verify_metadata with {schema.name}"
 
 
