@@ -25,6 +25,8 @@ pytestmark = [
     # torch.jit is deprecated; MONAI uses it
     pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    # LoadImage makes every reader, whichever is asked for
+    pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning"),
 ]
 
 
