@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from samtune.networks.weights import sha256_of
 from samtune.peft.adapter_file import AdapterFile, read_adapter
 from samtune.preprocessing.manifest import MANIFEST_NAME
@@ -63,7 +65,7 @@ def check_run(
     last = run.path / "adapter_last.safetensors"
     epochs = int(run.record["settings"]["epochs"])
     done = int(read_adapter(last).extra.get("epoch", 0)) if last.is_file() else 0
-    if done < epochs:
+    if done < epochs and not _stopped_early(run):
         msg = f"run '{run.path}' is unfinished: {done} of {epochs} epochs; go on with its command"
         raise NotReleasableError(msg)
     if adapter not in ("best", "last") or not file.is_file():
@@ -83,6 +85,15 @@ def check_run(
         raise NotReleasableError(msg)
     cases, axes = _held_out(run, rows, slices)
     return CheckedRun(run, found, rows, companion, cases, axes)
+
+
+def _stopped_early(run: TrainedRun) -> bool:
+    """Whether another handler ended the training for good."""
+    file = run.path / "checkpoint.pt"
+    if not file.is_file():
+        return False
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return bool(state.get("finished", False))
 
 
 def _metrics(run: TrainedRun) -> tuple[list[dict[str, str]], dict[str, Any]]:
