@@ -76,6 +76,17 @@ VERBS = {
         "write a trained run as ONNX or TorchScript files that run without samtune",
         "samtune export runs/lora --out exported --format onnx",
     ),
+    "release": Verb(
+        "samtune.commands.release",
+        "make a bundle of a finished run: weights, frozen configs, metrics, licence, hashes",
+        "samtune release runs/lora --name hippocampus_mr_lora --version 0.1.0 --licence Apache-2.0"
+        " --data-source 'MSD Task04' --data-licence CC-BY-SA-4.0 --sample scan.nii.gz",
+    ),
+    "verify": Verb(
+        "samtune.commands.verify",
+        "check a released bundle: hashes, versions, weights, and what it makes of its sample",
+        "samtune verify bundles/hippocampus_mr_lora",
+    ),
     "weights": Verb(
         "samtune.commands.weights",
         "list, fetch, inspect and convert checkpoints; merge a run into a plain one",

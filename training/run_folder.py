@@ -32,6 +32,7 @@ from samtune.training.task import Task
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+MODELS = "models"  # where a bundle has it
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
 # compared by its weights, wherever it lies, a normalization by what came of it; cached features are
 # the same wherever they lie
@@ -323,6 +324,9 @@ class TrainedRun:
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
+            beside = self.path / str(checkpoint)
+            if checkpoint is not None and beside.is_file():  # in models/ of a bundle
+                checkpoint = beside
         if which == "none":
             return self._untouched(checkpoint)
         file = self.path / f"adapter_{which}.safetensors"
@@ -343,12 +347,14 @@ class TrainedRun:
 
 
 def load_run(path: str | Path) -> TrainedRun:
-    """Read the folder of a run.
+    """Read the folder of a run, or of a released bundle.
 
     Raises:
         FileNotFoundError: no ``run.json`` there.
     """
     path = Path(path)
+    if (path / MODELS / RUN_FILE).is_file():
+        path = path / MODELS
     file = path / RUN_FILE
     if not file.is_file():
         msg = f"'{path}' is not the folder of a run: it has no {RUN_FILE}"
