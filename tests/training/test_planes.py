@@ -45,7 +45,7 @@ def scan(tmp_path_factory):
 def make_run(loud_run, tmp_path):
     """A copy of the loud run, cut or read otherwise."""
 
-    def make(name, axis, *, adapter="best", sigmoid=False, image_size=128, **slicing):
+    def make(name, axis, *, adapter="best", sigmoid=False, image_size=64, **slicing):
         path = tmp_path / name
         shutil.copytree(loud_run, path)
         record = json.loads((path / "run.json").read_text())
@@ -108,7 +108,7 @@ def test_a_run_and_itself_along_the_same_axis_are_that_run(make_run, scan, tmp_p
         {},
         {"sigmoid": True},
         {"spacing_mm": [1.5, 1.2], "tile_size": 9, "tile_overlap": 2},
-        pytest.param({"image_size": 64}, marks=pytest.mark.slow),
+        {"image_size": 128},
     ],
     ids=["softmax", "sigmoid", "stored", "image_size"],
 )
