@@ -25,9 +25,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from samtune.atomic import write_atomically
-from samtune.evaluation.metric_kinds import metric_kind
-from samtune.evaluation.performance import macro_mean
-from samtune.evaluation.score_table import headline_classes, read_score_table
+from samtune.evaluation.performance import measure_performance
+from samtune.evaluation.score_table import read_score_table
 from samtune.training.network import build_network
 from samtune.training.paths import bundle_root
 
@@ -128,15 +127,13 @@ def measure_run(name: str, folder: str | Path) -> TableRow:
             raise FileNotFoundError(msg)
     parameters = json.loads(record_path.read_text(encoding="utf-8"))["parameters"]
     table = read_score_table(table_path, name)
-    averages = {}
-    for metric in ("dice", *(f"hd95_{unit}" for unit in ("mm", "px"))):
-        having = [key for key in table.classes if metric in table.scores[key]]
-        if having and metric_kind(metric) is not None:
-            columns = [table.scores[key][metric] for key in headline_classes(having)]
-            averages[metric] = macro_mean(torch.tensor(columns).T.numpy(), resamples=1)
-    distance = next((metric for metric in averages if metric.startswith("hd95")), None)
+    scored = {metric for scores in table.scores.values() for metric in scores}
+    wanted = [m for m in ("dice", "hd95_mm", "hd95_px") if m in scored]
+    averages = measure_performance(table, wanted, resamples=200).macro
+    distance = next((metric for metric in wanted if metric.startswith("hd95")), None)
     if "dice" not in averages or distance is None:
-        msg = f"{table_path}: no dice or no hd95_mm, has {', '.join(averages) or 'neither'}"
+        has = ", ".join(wanted) or "neither"
+        msg = f"{table_path}: expected scores dice and hd95_mm (or hd95_px), has {has}"
         raise ValueError(msg)
     return TableRow(
         method=name,
@@ -207,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = make_table(runs, backbone=args.backbone, recipes=recipes)
     print(as_markdown(rows), end="")
     if args.out is not None:
-        write_atomically(args.out, as_csv(rows))
+        write_atomically(args.out, as_csv(rows).encode())
 
 
 def _number(value: float | None, digits: int) -> str:
