@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from monai.bundle import create_workflow
@@ -74,6 +75,26 @@ def test_unknown_recipes_and_nameless_runs_are_refused(arguments, capsys):
         main(arguments)
     error = capsys.readouterr().err
     assert "expected NAME=FOLDER" in error or "no recipe pepper; there are salt" in error
+
+
+@pytest.mark.slow
+def test_the_page_has_this_table(repo_root):
+    page = (repo_root / "docs/reproducing_the_papers.md").read_text()
+    for row in make_table():
+        start = f"| {row.method} | not run | not run | {row.trainable:,} | "
+        assert start in page or f"| {row.method} | 0." in page  # measured since
+
+
+def test_the_page_names_files_that_are_there(repo_root):
+    pages = [
+        (repo_root / f"docs/{name}.md").read_text()
+        for name in ("reproducing_the_papers", "from_other_tools")
+    ]
+    named = {name for page in pages for name in re.findall(r"\$C/([\w./]+\.yaml)", page)}
+    assert "recipes/sam_lora.yaml" in named
+    assert all((CONFIGS / name).is_file() for name in named), named
+    for path in CONFIGS.glob("recipes/**/*.yaml"):
+        assert path.name in pages[0], path
 
 
 @pytest.mark.slow

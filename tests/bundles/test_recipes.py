@@ -21,6 +21,7 @@ from samtune.training.paths import bundle_root
 CONFIGS = Path(bundle_root("sam_finetune")) / "configs"
 SIZE = (20, 24)  # of the images, pixels
 ARCHS = {"vit_h": "vit_h", "vit_b": "vit_b", "mobile_sam": "vit_t"}
+FINETUNE = "recipes/finetune_sam.yaml"
 FINETUNE_SAM = [
     f"{part}_{how}" for part in ("decoder", "both") for how in ("vanilla", "adapter", "lora")
 ]
@@ -232,7 +233,7 @@ def test_sam_lora(train):
 
 
 def test_finetune_sam(train):
-    overlays = ("recipes/finetune_sam.yaml", "recipes/finetune_sam/both_lora.yaml")
+    overlays = (FINETUNE, "recipes/finetune_sam/both_lora.yaml")
     settings, names = trained_once(*train("finetune_sam", "vit_b", *overlays))
     assert (settings["schedule"], settings["augmentation"]) == ("polynomial", "finetune_sam")
     assert {name.split(".")[0] for name in names} == {"image_encoder", "mask_decoder", "class_head"}
@@ -245,6 +246,50 @@ def test_oct(train):
     encoder = [name for name in names if name.startswith("image_encoder.")]
     assert {block_of(name) for name in encoder} == set(range(12))
     assert any(name.startswith("mask_decoder.") for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "overlays", "changes"),
+    [
+        ("salt", STRATEGIES["salt"], {"peft#0#reference": False, "peft#0#top": 3}),
+        (
+            "sam_lora",
+            PROMPTED["sam_lora"],
+            {"prompts": "box", "prompt_scheme": {"box": "tight", "jitter_px": [0, 4]}},
+        ),
+        (
+            "finetune_sam",
+            (FINETUNE, "recipes/finetune_sam/both_adapter.yaml"),
+            {"blocks": [0, 1, 10, 11], "loss#squared_pred": True, "loss#include_background": True},
+        ),
+        *(
+            (
+                "finetune_sam",
+                ("prompted.yaml", FINETUNE, "recipes/finetune_sam/both_lora.yaml"),
+                {"prompts": prompts, "prompt_scheme": f"finetune_sam_{prompts}"},
+            )
+            for prompts in ("box", "point", "hybrid")
+        ),
+        # SAMed, as docs/from_other_tools.md has it
+        (
+            "finetune_sam",
+            (),
+            {
+                "rank": 4,
+                "alpha": None,
+                "blocks": "all",
+                "decoder": "full",
+                "normalization": "medsam",
+                "schedule": "polynomial",
+                "loss#lambda_dice": 0.8,
+                "loss#lambda_ce": 0.2,
+            },
+        ),
+    ],
+)
+def test_options_that_the_pages_name(train, system, overlays, changes):
+    trained_once(*train(system, "vit_b", *overlays, **changes))
 
 
 @pytest.mark.slow
@@ -261,7 +306,7 @@ def test_every_strategy_of_salt(train, strategy, backbone):
 @pytest.mark.parametrize("backbone", ARCHS)
 @pytest.mark.parametrize("how", FINETUNE_SAM)
 def test_every_combination_of_finetune_sam(train, how, backbone):
-    overlays = ("recipes/finetune_sam.yaml", f"recipes/finetune_sam/{how}.yaml")
+    overlays = (FINETUNE, f"recipes/finetune_sam/{how}.yaml")
     trained_once(*train("finetune_sam", backbone, *overlays))
 
 
@@ -314,7 +359,7 @@ def test_oct_has_the_lora_of_its_readme(mini_slices, backbone, count):
 @pytest.mark.parametrize("backbone", ARCHS)
 @pytest.mark.parametrize("how", FINETUNE_SAM)
 def test_all_18_combinations_build(mini_slices, how, backbone):
-    overlays = ("recipes/finetune_sam.yaml", f"recipes/finetune_sam/{how}.yaml")
+    overlays = (FINETUNE, f"recipes/finetune_sam/{how}.yaml")
     network = build(mini_slices, backbone, *overlays)
     parts = network.summary.components
     part, method = how.split("_")
