@@ -163,7 +163,10 @@ def sliced(tmp_path_factory):
 
 @pytest.fixture
 def train(sliced, tiny, tmp_path):
-    """A recipe for one epoch at 32 pixels with random weights; its folder and workflow."""
+    """A recipe for two epochs at 32 pixels with random weights.
+
+    Its folder, its network, and the parameters from before.
+    """
 
     def call(system, backbone, *overlays, **changes):
         files = [name for name in overlays if name == "prompted.yaml"]
@@ -176,28 +179,39 @@ def train(sliced, tiny, tmp_path):
             runs_dir=str(tmp_path),
             checkpoint="random",
             image_size=32,
-            epochs=1,
+            epochs=2,
             device="cpu",
             **changes,
         )
+        network = workflow.parser.get_parsed_content("network")
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
         workflow.run()
         workflow.finalize()
-        return tmp_path / workflow.parser.get_parsed_content("run_name"), workflow
+        return tmp_path / workflow.parser.get_parsed_content("run_name"), network, before
 
     return call
 
 
-def trained_once(path, workflow):
-    """The run has an epoch with a finite loss and kept what was trained: settings, names."""
+def trained(path, network, before):
+    """What the recipe names was trained and kept, nothing else was: settings, names."""
     with (path / "curve.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert np.isfinite(float(row["train_loss"]))
-    network = workflow.parser.get_parsed_content("network")
-    names = {name for name, p in network.named_parameters() if p.requires_grad}
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows)
+    parameters = dict(network.named_parameters())
+    names = {name for name, p in parameters.items() if p.requires_grad}
+    changed = {name for name, p in parameters.items() if not torch.equal(p, before[name])}
+    assert changed
+    assert changed <= names
+    assert {part(name) for name in changed} == {part(name) for name in names}
     stored = load_file(path / "adapter_last.safetensors")
-    assert names <= set(stored)
-    assert all(bool(tensor.isfinite().all()) for tensor in stored.values())
+    assert all(torch.equal(stored[name], parameters[name]) for name in names)
     return json.loads((path / "run.json").read_text())["settings"], names
+
+
+def part(name):
+    """Encoder, decoder or class head."""
+    return name.split(".")[0]
 
 
 def block_of(name):
@@ -205,7 +219,7 @@ def block_of(name):
 
 
 def test_salt(train):
-    settings, names = trained_once(*train("salt", "vit_b", *STRATEGIES["salt"]))
+    settings, names = trained(*train("salt", "vit_b", *STRATEGIES["salt"]))
     assert {one["name"] for one in settings["peft"]} == {"salt", "layernorm", "pos_embed"}
     assert (settings["schedule"], settings["batch_size"]) == ("constant", 2)
     assert "image_encoder.pos_embed" in names
@@ -215,7 +229,7 @@ def test_salt(train):
 
 
 def test_sam_adapter(train):
-    settings, names = trained_once(*train("sam_adapter", "vit_b", *PROMPTED["sam_adapter"]))
+    settings, names = trained(*train("sam_adapter", "vit_b", *PROMPTED["sam_adapter"]))
     scheme = settings["prompts"]["scheme"]
     assert (settings["prompts"]["kind"], scheme["box"]) == ("box", "tight")
     assert scheme["jitter_px"] == [0, 0]
@@ -224,7 +238,7 @@ def test_sam_adapter(train):
 
 
 def test_sam_lora(train):
-    settings, names = trained_once(*train("sam_lora", "vit_b", *PROMPTED["sam_lora"]))
+    settings, names = trained(*train("sam_lora", "vit_b", *PROMPTED["sam_lora"]))
     scheme = settings["prompts"]["scheme"]
     assert (scheme["jitter_px"], scheme["num_points"]) == ([0, 4], 5)
     assert (settings["optimizer_name"], settings["accumulation"]) == ("adam", 8)
@@ -234,14 +248,14 @@ def test_sam_lora(train):
 
 def test_finetune_sam(train):
     overlays = (FINETUNE, "recipes/finetune_sam/both_lora.yaml")
-    settings, names = trained_once(*train("finetune_sam", "vit_b", *overlays))
+    settings, names = trained(*train("finetune_sam", "vit_b", *overlays))
     assert (settings["schedule"], settings["augmentation"]) == ("polynomial", "finetune_sam")
-    assert {name.split(".")[0] for name in names} == {"image_encoder", "mask_decoder", "class_head"}
+    assert {part(name) for name in names} == {"image_encoder", "mask_decoder", "class_head"}
 
 
 def test_oct(train):
     overlays = ("data/oct_amd.yaml", "recipes/oct_lora.yaml")
-    settings, names = trained_once(*train("oct", "vit_h", *overlays))
+    settings, names = trained(*train("oct", "vit_h", *overlays))
     assert (settings["peft"]["rank"], settings["early_stopping"]) == (16, 5)
     encoder = [name for name in names if name.startswith("image_encoder.")]
     assert {block_of(name) for name in encoder} == set(range(12))
@@ -289,7 +303,7 @@ def test_oct(train):
     ],
 )
 def test_options_that_the_pages_name(train, system, overlays, changes):
-    trained_once(*train(system, "vit_b", *overlays, **changes))
+    trained(*train(system, "vit_b", *overlays, **changes))
 
 
 @pytest.mark.slow
@@ -299,7 +313,7 @@ def test_every_strategy_of_salt(train, strategy, backbone):
     overlays = STRATEGIES.get(strategy, ("recipes/salt.yaml", "recipes/salt/sam2.yaml"))
     # LoRA has no rank above a layer's width; SALT cuts its own
     changes = {"peft#0#rank": 4} if strategy == "lora" else {}
-    trained_once(*train("salt", backbone, *overlays, **changes))
+    trained(*train("salt", backbone, *overlays, **changes))
 
 
 @pytest.mark.slow
@@ -307,7 +321,7 @@ def test_every_strategy_of_salt(train, strategy, backbone):
 @pytest.mark.parametrize("how", FINETUNE_SAM)
 def test_every_combination_of_finetune_sam(train, how, backbone):
     overlays = (FINETUNE, f"recipes/finetune_sam/{how}.yaml")
-    trained_once(*train("finetune_sam", backbone, *overlays))
+    trained(*train("finetune_sam", backbone, *overlays))
 
 
 def build(slices, backbone, *overlays):
@@ -362,15 +376,15 @@ def test_all_18_combinations_build(mini_slices, how, backbone):
     overlays = (FINETUNE, f"recipes/finetune_sam/{how}.yaml")
     network = build(mini_slices, backbone, *overlays)
     parts = network.summary.components
-    part, method = how.split("_")
-    expected = {"decoder": 0, "both": FULL_ENCODER.get(backbone)}[part]
+    where, method = how.split("_")
+    expected = {"decoder": 0, "both": FULL_ENCODER.get(backbone)}[where]
     if how == "both_lora" and backbone != "mobile_sam":
         expected = {"vit_b": 147_456, "vit_h": 655_360}[backbone]
     if how == "both_adapter":  # two of the three that its code makes; the third is for 3D
         expected = {"vit_b": 7_100_928, "vit_h": 32 * 2 * (2 * 1280 * 320 + 1600)}.get(backbone)
     if expected is not None:
         assert parts["encoder"][0] == expected
-    assert parts["encoder"][0] > 0 or part == "decoder"
+    assert parts["encoder"][0] > 0 or where == "decoder"
     # adapters as its code counts them; LoRA in its seven attentions
     counts = {"adapter": 132_352, "lora": 23_552}
     assert parts["decoder"][0] == counts.get(method, parts["decoder"][0])
