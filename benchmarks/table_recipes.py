@@ -201,7 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = sorted(set(recipes) - set(RECIPES))
     if unknown:
         parser.error(f"no recipe {', '.join(unknown)}; there are {', '.join(RECIPES)}")
-    rows = make_table(runs, backbone=args.backbone, recipes=recipes)
+    try:
+        rows = make_table(runs, backbone=args.backbone, recipes=recipes)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(as_markdown(rows), end="")
     if args.out is not None:
         write_atomically(args.out, as_csv(rows).encode())

@@ -69,12 +69,18 @@ def test_a_run_without_scores_is_named(run):
         measure_run("x", run)
 
 
-@pytest.mark.parametrize("arguments", [["--run", "x"], ["--recipes", "salt,pepper"]])
-def test_unknown_recipes_and_nameless_runs_are_refused(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "x"], "expected NAME=FOLDER"),
+        (["--recipes", "salt,pepper"], "no recipe pepper; there are salt"),
+        (["--recipes", "", "--run", "x=nowhere"], "nowhere/run.json: not there; a run of train"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
-    error = capsys.readouterr().err
-    assert "expected NAME=FOLDER" in error or "no recipe pepper; there are salt" in error
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
