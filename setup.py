@@ -148,6 +148,7 @@ if __name__ == "__main__":
             "samtune.bundles": [
                 "*/configs/*",
                 "*/configs/*/*",
+                "*/configs/*/*/*",
                 "*/docs/*",
                 "*/LICENSE",
                 "*/large_files.yml",

@@ -21,6 +21,11 @@ def parsed(*names):
     return parser
 
 
+def needed(name):
+    """Files of the base that an overlay comes after, beside train.yaml: its command says so."""
+    return [one for one in ("prompted.yaml",) if one in (CONFIGS / name).read_text()]
+
+
 def leaves(value, path=""):
     """Paths of all values below a mapping, and the values."""
     if not isinstance(value, dict):
@@ -59,12 +64,14 @@ def texts(value):
 
 
 def test_there_are_overlays_of_each_kind():
-    assert {name.split("/")[0] for name in OVERLAYS} >= {"methods", "backbones", "data"}
+    assert {name.split("/")[0] for name in OVERLAYS} >= {"methods", "backbones", "data", "recipes"}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_what_an_overlay_sets_is_in_the_base(name):
     base = yaml.safe_load((CONFIGS / "train.yaml").read_text())
+    for more in needed(name):
+        base |= yaml.safe_load((CONFIGS / more).read_text())
     overlay = yaml.safe_load((CONFIGS / name).read_text())
     # hyper-parameters of a method that is not the base's are keys of its overlay, which it uses
     own = [key for key in unknown(overlay, base) if f"@{key}" in texts(overlay.get("peft", {}))]
@@ -75,7 +82,7 @@ def test_what_an_overlay_sets_is_in_the_base(name):
     targets = [v for path, v in leaves(overlay).items() if path.endswith("_target_")]
     assert all(target.startswith(("samtune.", "torch.", "monai.")) for target in targets)
     # what an overlay refers to is there too, in the base or in itself
-    merged = parsed(name)
+    merged = parsed(*needed(name), name)
     for text in texts(overlay):
         for reference in re.findall(r"@([A-Za-z_][\w:#]*)", text) if text[:1] in "@$" else ():
             assert reference.replace("#", "::").rstrip(":") in merged, reference
