@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
 from samtune.peft.adapter_file import save_adapter
+from samtune.training.distributed import gather, main_only, rank, world_size
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.task import Task
 
@@ -28,6 +30,9 @@ class RunCheckpoint:
     metric rose; ``checkpoint.pt`` with optimizer, schedule, epoch and random state. When a
     checkpoint is there at the start, training goes on from it and ends with the weights of an
     undisturbed run.
+
+    Of several processes rank 0 writes, and all go on from its file, also another number of them:
+    dropout then draws anew.
 
     Args:
         path: the run's folder.
@@ -64,7 +69,11 @@ class RunCheckpoint:
 
     def _resume(self, engine: Engine) -> None:
         file = self.path / CHECKPOINT
-        if not file.is_file():
+        found = gather(file.is_file())
+        if not all(found):
+            if any(found):
+                msg = f"'{file}' is there for some processes only: all need one file system"
+                raise ValueError(msg)
             return
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -80,12 +89,24 @@ class RunCheckpoint:
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.best = state["best"]
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._restore_chance(state)
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         logger.info("resumed from epoch %d of '%s'", state["epoch"], file)
+
+    def _restore_chance(self, state: dict[str, Any]) -> None:
+        """Random state as this process left it; of another number of processes it is nobody's."""
+        of_all = [state, *state.get("chance_of_others", [])]
+        if len(of_all) != world_size():
+            return
+        own = of_all[rank()]
+        torch.set_rng_state(own["rng"])
+        if not torch.cuda.is_available() or not own["cuda_rng"]:
+            return
+        if world_size() > 1:
+            torch.cuda.set_rng_state(own["cuda_rng"][0])
+        else:
+            torch.cuda.set_rng_state_all(own["cuda_rng"])
 
     def _save(self, engine: Engine) -> None:
         extra = {"epoch": engine.state.epoch, "task": self.task.to_dict()}
@@ -104,12 +125,27 @@ class RunCheckpoint:
             "best": self.best,
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            **_chance(),
+            "chance_of_others": gather(_chance())[1:],
         }
+        self._write(state)
+
+    @main_only
+    def _write(self, state: dict[str, Any]) -> None:
         with whole_file(self.path / CHECKPOINT) as partial:
             torch.save(state, partial)
 
+    @main_only
     def _save_adapter(self, which: str, extra: dict[str, Any]) -> None:
         path = self.path / f"adapter_{which}.safetensors"
         save_adapter(path, self.network, peft=self.network.peft, extra=extra)
+
+
+def _chance() -> dict[str, Any]:
+    """Random state of this process."""
+    cuda: list[Tensor] = []
+    if torch.cuda.is_available():
+        # of several processes each has its own GPU, and no business on the others
+        several = world_size() > 1
+        cuda = [torch.cuda.get_rng_state()] if several else torch.cuda.get_rng_state_all()
+    return {"rng": torch.get_rng_state(), "cuda_rng": cuda}

@@ -19,6 +19,7 @@ from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.training.distributed import main_only, world_size
 from samtune.training.joined import JoinedManifest
 from samtune.training.network import AdaptedSegmenter, network_from_adapter
 from samtune.training.task import Task
@@ -84,6 +85,7 @@ class RunFolder:
             return [str(part.manifest.root.resolve()) for part in self.manifest.parts]
         return str(self.manifest.root.resolve())
 
+    @main_only  # the others join this process after it
     def start(self) -> None:
         """Check the folder, log the parameter counts, write ``run.json``.
 
@@ -141,6 +143,7 @@ class RunFolder:
             },
             "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
             "git_commit": _git_commit(),
+            "processes": world_size(),
             "command": sys.argv,
         }
         text = json.dumps(record, indent=2, sort_keys=True)
