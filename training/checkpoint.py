@@ -92,7 +92,16 @@ class RunCheckpoint:
         self._restore_chance(state)
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
+        length = engine.state.epoch_length
+        if length is not None and state["iteration"] != state["epoch"] * length:
+            self._recount(engine, state["epoch"] * length)
         logger.info("resumed from epoch %d of '%s'", state["epoch"], file)
+
+    def _recount(self, engine: Engine, iteration: int) -> None:
+        """Another number of processes takes another number of steps to where the run is."""
+        engine.state.iteration = iteration
+        self.lr_scheduler.last_epoch = iteration - 1
+        self.lr_scheduler.step()  # the rate of the next iteration
 
     def _restore_chance(self, state: dict[str, Any]) -> None:
         """Random state as this process left it; of another number of processes it is nobody's."""

@@ -1,0 +1,270 @@
+"""train.yaml and multi_gpu.yaml in two processes on the processor, by Gloo."""
+
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from ignite.engine import Events
+from monai.bundle import ConfigParser, create_workflow
+from torch.nn.parallel import DistributedDataParallel
+
+from samtune.networks import build_sam
+from samtune.peft.adapt import trained_state
+from samtune.peft.adapter_file import read_adapter, save_adapter
+from samtune.training.distributed import main_only
+from samtune.training.network import build_network
+
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
+TRAIN, MULTI = str(CONFIGS / "train.yaml"), str(CONFIGS / "multi_gpu.yaml")
+# plain steps of a loss that is the mean over the samples: then gradients of two halves average to
+# that of the whole.
+PLAIN = """
+loss:
+  _target_: monai.losses.DiceCELoss
+  include_background: false
+  to_onehot_y: true
+  softmax: true
+optimizer:
+  _target_: torch.optim.SGD
+  params: $[p for p in @network.parameters() if p.requires_grad]
+  lr: '@learning_rate'
+"""
+SETTINGS = {
+    "image_size": 32,
+    "arch": "lite_medsam",
+    "normalization": "medsam",
+    "epochs": 2,
+    "batch_size": 2,
+    "views": 2,
+    "rank": 2,
+    "learning_rate": 0.002,  # higher ones soon predict background alone
+    "clip_norm": 5.0,
+    "device": "cpu",
+}
+
+
+def workflow(files, copy_to=None, **settings):
+    """A run; ``copy_to``: where its folder goes as a kill after the first epoch would leave it."""
+    made = create_workflow(
+        config_file=[str(file) for file in files], run_id="training", logging_file=False, **settings
+    )
+    if copy_to is not None:
+        trainer = made.parser.get_parsed_content("train::trainer")
+        path = made.parser.get_parsed_content("output_dir")
+        copy = partial(shutil.copytree, path, copy_to)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), main_only(lambda: copy()))
+    made.run()
+    return made
+
+
+def facts(made):
+    """What has to be the same everywhere."""
+    parser = made.parser
+    dice = parser.get_parsed_content("validate::dice")
+    trainer = parser.get_parsed_content("train::trainer")
+    return {
+        "trained": trained_state(parser.get_parsed_content("network")),
+        "rows": dice.per_case,
+        "metric": parser.get_parsed_content("validate::evaluator").state.metrics["val_dice"],
+        "iteration": trainer.state.iteration,
+        "wrapped": isinstance(trainer.network, DistributedDataParallel),
+        "encoded": parser.get_parsed_content("train::dataset").disk.counts.missing,
+        "seed": torch.initial_seed(),
+    }
+
+
+def work(rank, port, folder, runs):
+    """One of two processes: trains each of ``runs`` in turn."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for name, settings in runs.items():
+        made = workflow([TRAIN, f"{folder}/plain.yaml", MULTI], **settings)
+        torch.save(facts(made), f"{folder}/{name}_{rank}.pt")
+        made.finalize()
+        assert not dist.is_initialized()
+
+
+def two(folder, **runs):
+    """Both processes' facts of each run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, str(folder), runs), nprocs=2)
+    return {
+        name: [torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in range(2)]
+        for name in runs
+    }
+
+
+def curve(path):
+    """Rows of ``curve.csv``, but for the time they took."""
+    with (path / "curve.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, odd_slices, loud):
+    root = tmp_path_factory.mktemp("two")
+    (root / "plain.yaml").write_text(PLAIN)
+    torch.manual_seed(0)
+    torch.save(build_sam("lite_medsam", "random", 32).state_dict(), root / "base.pth")
+    network = build_network(
+        checkpoint=root / "base.pth",
+        arch="lite_medsam",
+        image_size=32,
+        normalization="medsam",
+        num_classes=2,
+        class_names=["front", "back"],
+        peft={"name": "lora", "rank": 2, "alpha": 16, "blocks": "last:2"},
+    )
+    loud(network, odd_slices)
+    save_adapter(root / "start.safetensors", network, peft=network.peft)
+    return root
+
+
+@pytest.fixture(scope="module")
+def settings(folder, odd_slices):
+    return {
+        **SETTINGS,
+        "checkpoint": str(folder / "base.pth"),
+        "init_adapter": str(folder / "start.safetensors"),
+        "dataset_dir": str(odd_slices),
+        "runs_dir": str(folder / "runs"),
+    }
+
+
+@pytest.fixture(scope="module")
+def both(folder, settings):
+    """Facts of two processes, and of one with the doubled batch."""
+    own = {**settings, "run_name": "two", "cache_dir": str(folder / "cache")}
+    results = two(folder, two=own)["two"]
+    single = {**settings, "run_name": "one", "batch_size": 4, "cache_dir": str(folder / "cache_1")}
+    return [*results, facts(workflow([TRAIN, folder / "plain.yaml"], **single))]
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(both, folder, settings):
+    first, second, one = both
+    assert first["wrapped"]
+    assert not one["wrapped"]
+    assert first["iteration"] == second["iteration"] == one["iteration"] == 6
+    start = read_adapter(folder / "start.safetensors").tensors
+    assert set(start) == set(one["trained"])
+    moved = {}
+    for name, tensor in one["trained"].items():
+        assert torch.equal(first["trained"][name], second["trained"][name]), name
+        moved[name] = float((tensor - start[name]).abs().max())
+        # 1e-5 of the value, where that is small 1e-3 of how far it went
+        close = {"rtol": 1e-5, "atol": 1e-3 * moved[name] + 1e-9}
+        torch.testing.assert_close(first["trained"][name], tensor, **close, msg=name)
+    assert sum(way > 1e-5 for way in moved.values()) > len(moved) / 2
+
+
+def test_rows_curve_and_metric_are_those_of_one_process(both, folder):
+    first, second, one = both
+    assert len(one["rows"]) == 3
+    assert first["rows"] == second["rows"] == one["rows"]
+    assert list(first["rows"]) == list(one["rows"])  # sums depend on the order
+    assert len({str(row) for row in one["rows"].values()}) == 3, "cases should differ"
+    assert first["metric"] == second["metric"] == one["metric"] > 0
+    ours, theirs = curve(folder / "runs/two"), curve(folder / "runs/one")
+    assert len(ours) == 2
+    for row, other in zip(ours, theirs, strict=True):
+        assert float(row.pop("train_loss")) == pytest.approx(float(other.pop("train_loss")), 1e-5)
+        assert row == other
+
+
+def test_each_process_encodes_its_part_of_the_cache(both):
+    first, second, one = both
+    assert first["encoded"] == second["encoded"] == 5 * 2
+    assert one["encoded"] == 10 * 2
+
+
+def test_chance_differs_between_processes(both):
+    first, second, one = both
+    assert first["seed"] == one["seed"] != second["seed"]
+
+
+def test_only_one_process_writes_and_names_are_the_networks_own(both, folder):
+    run = folder / "runs/two"
+    assert len(list(run.glob("tensorboard/*"))) == len(list(folder.glob("runs/one/tensorboard/*")))
+    assert json.loads((run / "run.json").read_text())["processes"] == 2
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert set(state["trained"]) == set(both[2]["trained"])
+
+
+def test_one_process_goes_on_from_the_checkpoint_of_two(both, folder, settings):
+    shutil.copytree(folder / "runs/two", folder / "runs/continued")
+    own = {**settings, "run_name": "continued", "epochs": 3}
+    one = workflow([TRAIN, folder / "plain.yaml"], **own, cache_dir=str(folder / "cache"))
+    assert one.parser.get_parsed_content("train::trainer").state.iteration == 3 * 5
+    rows = curve(folder / "runs/continued")
+    assert rows[:2] == curve(folder / "runs/two")
+    optimizer = one.parser.get_parsed_content("optimizer")
+    # the schedule has come to its end, as it would have in one process from the start
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    assert len(rows) == 3
+
+
+def test_every_key_of_the_overlay_replaces_one_of_train_yaml_or_is_its_own():
+    base, overlay = ConfigParser(), ConfigParser.load_config_file(MULTI)
+    base.read_config(TRAIN)
+    own = {"find_unused_parameters", "parallel_network", "finalize"}
+    for key in overlay:
+        assert key in own or key.removeprefix("+") in base, key
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_after_a_kill_as_if_there_had_been_none(folder, settings):
+    own = {**settings, "dropout": 0.3, "cache_dir": str(folder / "cache")}
+    copy = str(folder / "runs/killed")
+    found = two(
+        folder,
+        whole={**own, "run_name": "whole", "copy_to": copy},
+        killed={**own, "run_name": "killed"},
+        sober={**own, "run_name": "sober", "dropout": 0.0},
+    )
+    assert curve(folder / "runs/killed") == curve(folder / "runs/whole")
+    for whole, killed, sober in zip(*found.values(), strict=True):
+        for name, tensor in whole["trained"].items():
+            assert torch.equal(killed["trained"][name], tensor), name
+        lora = next(name for name in whole["trained"] if "lora_b" in name)
+        assert not torch.equal(whole["trained"][lora], sober["trained"][lora])  # chance took part
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_says_one_thing_where_it_fails(folder, settings):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "training", "--config_file", f"['{TRAIN}', '{MULTI}']"]
+
+    def run(**changes):
+        options = [f"--{k}={v}" for k, v in {**settings, **changes}.items()]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command + options, capture_output=True, text=True, env=environment, timeout=300
+        )
+
+    done = run(run_name="command", epochs=1)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs/command/adapter_last.safetensors").is_file()
+    assert done.stderr.count("epoch 1 of 1: train_loss") == 1
+    failed = run(run_name="command", device="cuda:1")
+    assert failed.returncode != 0
+    assert failed.stderr.count("error: several processes take device") == 1
+    assert "error in process" not in failed.stderr
