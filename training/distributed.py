@@ -27,7 +27,7 @@ OVERLAY = "configs/multi_gpu.yaml"
 # one process may cache features or validate longer than another
 TIMEOUT = timedelta(hours=4)
 # seconds in which torchrun ends this process if another failed first
-PATIENCE = 5.0
+PATIENCE = 30.0
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

@@ -232,7 +232,7 @@ def test_every_key_of_the_overlay_replaces_one_of_train_yaml_or_is_its_own():
 
 @pytest.mark.slow
 def test_two_processes_go_on_after_a_kill_as_if_there_had_been_none(folder, settings):
-    own = {**settings, "dropout": 0.3, "cache_dir": str(folder / "cache")}
+    own = {**settings, "init_adapter": None, "dropout": 0.3, "cache_dir": str(folder / "cache")}
     copy = str(folder / "runs/killed")
     found = two(
         folder,
