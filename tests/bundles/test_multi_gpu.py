@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def facts(made):
     }
 
 
-def work(rank, port, folder, runs):
+def work(rank, ports, folder, runs):
     """One of two processes: trains each of ``runs`` in turn."""
     torch.set_num_threads(1)
     os.environ |= {
@@ -92,9 +93,9 @@ def work(rank, port, folder, runs):
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
     }
-    for name, settings in runs.items():
+    for port, (name, settings) in zip(ports, runs.items(), strict=True):
+        os.environ["MASTER_PORT"] = str(port)  # a new one: the last one's store may linger
         made = workflow([TRAIN, f"{folder}/plain.yaml", MULTI], **settings)
         torch.save(facts(made), f"{folder}/{name}_{rank}.pt")
         made.finalize()
@@ -103,10 +104,12 @@ def work(rank, port, folder, runs):
 
 def two(folder, **runs):
     """Both processes' facts of each run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(folder), runs), nprocs=2)
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in runs]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in free]
+    mp.spawn(work, (ports, str(folder), runs), nprocs=2)
     return {
         name: [torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in range(2)]
         for name in runs
