@@ -50,6 +50,8 @@ EXTRAS = {
     "cluster": ["distributed"],  # slicing on a Dask cluster
     "sam2": ["transformers>=5"],  # Hiera's blocks
     "text": ["transformers>=5"],  # CLIP's text encoder
+    "mlflow": ["mlflow>=3"],  # tracker: mlflow; MONAI's handler takes its SQLite store
+    "wandb": ["wandb"],  # tracker: wandb
     "dev": [
         "bitsandbytes>=0.46",
         "distributed",
@@ -149,6 +151,11 @@ if __name__ == "__main__":
                 "*/docs/*",
                 "*/LICENSE",
                 "*/large_files.yml",
+                "*/SHA256SUMS",
+                "*/models/adapter_*.safetensors",
+                "*/models/run.json",
+                "*/sample/*.json",
+                "*/sample/*/*",
             ],
         },
         entry_points={"console_scripts": ["samtune = samtune.cli:main"]},

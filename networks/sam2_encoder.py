@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samtune.networks.checkpointing import run_block
 from samtune.networks.sites import AttentionSite
 
 PATCH_STRIDE = 4
@@ -89,6 +90,8 @@ class Hiera(nn.Module):
         ImportError: ``transformers`` is not installed.
         ValueError: the image size is no multiple of 32.
     """
+
+    checkpointing = False  # see samtune.networks.checkpointing
 
     def __init__(
         self,
@@ -209,7 +212,7 @@ class Hiera(nn.Module):
     def _run(self, maps: list[Tensor], start: int, stop: int) -> list[Tensor]:
         """Blocks ``start`` to ``stop``; ``maps``: outputs ``b h w c`` of the stages so far."""
         for i, block in enumerate(self.blocks[start:stop], start):
-            out = block(maps[-1])
+            out = run_block(block, maps[-1], is_checkpointed=self.checkpointing)
             maps = [*maps, out] if self._opens_stage(i) else [*maps[:-1], out]
         return maps
 

@@ -7,6 +7,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from samtune.networks.attention import Attention, RelPosAttention, set_attention
+from samtune.networks.checkpointing import run_block
 from samtune.networks.sites import AttentionSite
 
 
@@ -21,6 +22,8 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         window: side of the other blocks' windows, tokens.
         attention: see :func:`samtune.networks.attention.set_attention`.
     """
+
+    checkpointing = False  # see samtune.networks.checkpointing
 
     def __init__(
         self,
@@ -90,13 +93,13 @@ class SamViT(ImageEncoderViT):  # type: ignore[misc]  # segment-anything is unty
         if self.pos_embed is not None:
             x = x + self.pos_embed
         for module in self.blocks[:block]:
-            x = module(x)
+            x = run_block(module, x, is_checkpointed=self.checkpointing)
         return self._neck(x) if block > len(self.blocks) else x
 
     def forward_suffix(self, x: Tensor, block: int) -> Tensor:
         """From ``block`` on: features ``b h w c`` to embedding ``b 256 h w``."""
         for module in self.blocks[block:]:
-            x = module(x)
+            x = run_block(module, x, is_checkpointed=self.checkpointing)
         if block <= len(self.blocks):
             x = self._neck(x)
         return x.permute(0, 3, 1, 2)

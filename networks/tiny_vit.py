@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from samtune.networks.checkpointing import run_block
 from samtune.networks.sites import AttentionSite
 
 
@@ -201,6 +202,8 @@ class TinyViT(nn.Module):
             ``num_heads`` and ``windows`` entries are unused.
     """
 
+    checkpointing = False  # see samtune.networks.checkpointing
+
     def __init__(
         self,
         *,
@@ -323,7 +326,8 @@ class TinyViT(nn.Module):
     def _run(self, x: Tensor, start: int, stop: int) -> Tensor:  # b h w c
         for i, j in self._attention_blocks()[start:stop]:
             stage = self.layers[i]
-            x = stage.blocks[j](x)  # type: ignore[operator,index]
+            block: nn.Module = stage.blocks[j]  # type: ignore[index,assignment]
+            x = run_block(block, x, is_checkpointed=self.checkpointing)
             if j + 1 == len(stage.blocks) and stage.downsample is not None:  # type: ignore[arg-type]
                 x = stage.downsample(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[operator]
         return x

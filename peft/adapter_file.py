@@ -28,7 +28,11 @@ FORMAT_VERSION = 1
 HEAD_PREFIX = "class_head."
 _HEADER = "samtune"
 # entries of ``base`` that older files lack, with what they meant by that
-BASE_DEFAULTS: dict[str, Any] = {"class_names": None, "activation": "softmax"}
+BASE_DEFAULTS: dict[str, Any] = {
+    "class_names": None,
+    "activation": "softmax",
+    "prompts": "none",
+}
 _LIBRARIES = ("torch", "monai", "safetensors", "segment-anything")
 
 

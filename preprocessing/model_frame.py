@@ -53,6 +53,16 @@ def image_to_frame(image: Tensor, image_size: int, normalization: Normalization)
     return _pad(image, image_size)
 
 
+def frame_to_unit(image: Tensor, normalization: Normalization) -> Tensor:
+    """Values of a frame's content to [0, 1], 0 black and 1 white."""
+    return image if normalization == "medsam" else (image * _SAM_STD + _SAM_MEAN) / 255
+
+
+def unit_to_frame(image: Tensor, normalization: Normalization) -> Tensor:
+    """The inverse of :func:`frame_to_unit`."""
+    return image if normalization == "medsam" else (image * 255 - _SAM_MEAN) / _SAM_STD
+
+
 def label_to_frame(label: Tensor, image_size: int) -> Tensor:
     """Resize a label ``1 h w`` by nearest neighbour and pad it with 0."""
     size = content_size((label.shape[-2], label.shape[-1]), image_size)

@@ -1,7 +1,7 @@
 """How prompts are made from a reference label: boxes, points or both, by one small description."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,6 +34,10 @@ class PromptScheme:
         jitter_at: long side in pixels of the image that ``jitter_px`` is meant for; the numbers
             drawn are scaled from there. ``None``: pixels of the image at hand.
         jitter_percent: (least, most) outward move in percent of the side's length, uniform.
+        noise_percent: standard deviation of a normal move of each side, in or out, in percent of
+            the side's length; at most ``noise_px`` pixels of an image whose long side is
+            ``noise_at``.
+        noise_px, noise_at: see ``noise_percent``.
         regions: which connected parts of a class are prompted for: its ``whole`` mask at once,
             ``all`` parts, the ``largest``, or ``random`` ones.
         num_regions: of ``largest`` and ``random`` parts at most.
@@ -45,6 +49,7 @@ class PromptScheme:
         inner_fraction: share of a part's pixels that ``inner`` draws from.
         replace: a pixel may be drawn twice; otherwise small parts give fewer points.
         pad_points: length of the point list, filled with label -1; 0: as long as needed.
+        either: each prompt is its box or its points, with equal chance.
 
     Raises:
         ValueError: a value out of range or of an unknown word.
@@ -54,6 +59,9 @@ class PromptScheme:
     jitter_px: tuple[int, int] = (0, 0)
     jitter_at: int | None = None
     jitter_percent: tuple[float, float] = (0.0, 0.0)
+    noise_percent: float = 0.0
+    noise_px: int = 20
+    noise_at: int = 1024
     regions: Region = "whole"
     num_regions: int = 1
     one_per: Owner = "class"
@@ -63,6 +71,7 @@ class PromptScheme:
     inner_fraction: float = 0.1
     replace: bool = False
     pad_points: int = 0
+    either: bool = False
 
     def __post_init__(self) -> None:
         for name, words in (
@@ -83,6 +92,12 @@ class PromptScheme:
         if min(self.num_points, self.num_background, self.pad_points) < 0 or self.num_regions < 1:
             msg = "numbers of points must be at least 0 and num_regions at least 1"
             raise ValueError(msg)
+        if min(self.noise_percent, self.noise_px) < 0 or self.noise_at < 1:
+            msg = "noise_percent and noise_px must be at least 0 and noise_at at least 1"
+            raise ValueError(msg)
+        if self.either and (self.box == "none" or self.length == 0):
+            msg = "either a box or points: the scheme must have both"
+            raise ValueError(msg)
         if not 0 < self.inner_fraction <= 1:
             msg = f"inner_fraction must be in (0, 1], got {self.inner_fraction}"
             raise ValueError(msg)
@@ -100,6 +115,30 @@ class PromptScheme:
         """Are the prompts an oracle's, made from the reference?"""
         return self.box == "tight" or self.length > 0
 
+    def without_chance(self) -> "PromptScheme":
+        """The same with nothing left to chance, for validation and tests.
+
+        Boxes as tight as they are; one point in the centre of each part that has any, and none
+        outside; the largest parts where random ones are drawn; of box or points the points.
+        """
+        return replace(
+            self,
+            box="none" if self.either else self.box,
+            jitter_px=(0, 0),
+            jitter_at=None,
+            jitter_percent=(0.0, 0.0),
+            noise_percent=0.0,
+            regions="largest" if self.regions == "random" else self.regions,
+            # of several parts each gets one of its share
+            num_points=min(self.num_points, 1) if self.regions == "whole" else self.num_points,
+            num_background=0,
+            points="centre" if self.num_points else "uniform",
+            inner_fraction=0.1,
+            replace=False,
+            pad_points=0,
+            either=False,
+        )
+
 
 # The references' schemes, by their names. Differs from them: boxes end one past the last pixel, and
 # an empty mask gives no prompt, where they give a box or points at (0, 0) or leave the slice out. A
@@ -109,6 +148,9 @@ PRESETS: dict[str, PromptScheme] = {
     "full_box": PromptScheme(box="full"),
     "oracle_box": PromptScheme(box="tight"),
     "centre_point": PromptScheme(num_points=1, points="centre"),
+    "oracle_hybrid": PromptScheme(box="tight", num_points=1, points="centre"),
+    # the first prompt of SAM's interactive training (arXiv:2304.02643, appendix A)
+    "sam_first": PromptScheme(box="tight", noise_percent=10.0, num_points=1, either=True),
     "sam_adapter": PromptScheme(box="tight"),
     # outward by randint(0, 5), whose upper end is excluded, in pixels of the image itself
     "sam_lora": PromptScheme(box="tight", jitter_px=(0, 4), num_points=5, replace=True),
@@ -212,6 +254,10 @@ def make_prompts(
             points[i, :number] = np.concatenate([inside, outside])
             labels[i, : len(inside)] = 1
             labels[i, len(inside) : number] = 0
+            if scheme.either and generator.integers(2) == 1:
+                boxes[i] = np.nan
+            elif scheme.either:
+                labels[i] = -1
     owners = np.array([slot.owner for slot in slots], np.int64)
     return Prompts(boxes, points, labels, owners, targets)
 
@@ -258,6 +304,13 @@ def _box(
         sides = np.tile(box[2:] - box[:2], 2)
         outward += sides * generator.uniform(*scheme.jitter_percent, size=4) / 100
     box += outward * (-1, -1, 1, 1)
+    if scheme.noise_percent > 0:
+        most = scheme.noise_px * max(height, width) / scheme.noise_at
+        moves = np.tile(box[2:] - box[:2], 2) * generator.normal(0, scheme.noise_percent / 100, 4)
+        noisy = box + moves.clip(-most, most)
+        # opposite sides stay a pixel apart
+        box = np.concatenate([np.minimum(noisy[:2], box[2:] - 1), np.maximum(noisy[2:], box[:2])])
+        box[2:] = np.maximum(box[2:], box[:2] + 1)
     return box.clip(0, (width, height, width, height))
 
 

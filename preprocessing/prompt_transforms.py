@@ -1,7 +1,7 @@
 """Prompts in a MONAI pipeline: the transform that adds them to an item, and how items are batched.
 
 Keys added: ``boxes`` (``P 4``), ``points`` (``P N 2``), ``point_labels`` (``P N``), as
-:class:`samtune.networks.SamSegmenter` takes them.
+:class:`samtune.networks.SamSegmenter` takes them, and ``owners`` (``P``), the region of each.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class PromptsFromLabeld(Transform):
         regions: channel indices of each class or union that is prompted for.
         scheme: a preset's name or a :class:`~samtune.preprocessing.prompt_schemes.PromptScheme`.
         seed: with ``case``, ``index`` and the epoch it fixes the item's prompts.
-        targets: add ``targets`` (``P 1 h w`` bool) and ``owners`` (``P``) too, for training.
+        targets: add ``targets`` (``P 1 h w`` bool) too, for training.
     """
 
     def __init__(
@@ -56,7 +56,10 @@ class PromptsFromLabeld(Transform):
         self.epoch = epoch
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Needs ``label`` (``1 h w``) and, in the frame, ``size_hw``."""
+        """Needs ``label`` (``1 h w``) and, in the frame, ``size_hw``.
+
+        With ``annotated`` (``c`` bool) a region of which a class is not annotated has no prompt.
+        """
         item = dict(data)
         label = np.asarray(torch.as_tensor(item["label"])[0].cpu())
         shape = label.shape
@@ -65,18 +68,23 @@ class PromptsFromLabeld(Transform):
             if shape != own:  # in the frame
                 height, width = content_size(own, shape[0])
                 label = label[:height, :width]
-        prompts = make_prompts(label, self.regions, self.scheme, self._generator(item))
+        prompts = make_prompts(label, self.regions, self.scheme, self.generator(item))
+        for owner, region in enumerate(self.regions):
+            if "annotated" in item and not all(item["annotated"][i - 1] for i in region):
+                prompts.boxes[prompts.owners == owner] = np.nan
+                prompts.point_labels[prompts.owners == owner] = -1
         item["boxes"] = torch.from_numpy(prompts.boxes)
         item["points"] = torch.from_numpy(prompts.points)
         item["point_labels"] = torch.from_numpy(prompts.point_labels)
+        item["owners"] = torch.from_numpy(prompts.owners)
         if self.targets:
             right, below = shape[1] - label.shape[1], shape[0] - label.shape[0]
             masks = np.pad(prompts.targets, ((0, 0), (0, below), (0, right)))
             item["targets"] = torch.from_numpy(masks)[:, None]
-            item["owners"] = torch.from_numpy(prompts.owners)
         return item
 
-    def _generator(self, item: Mapping[Hashable, Any]) -> np.random.Generator:
+    def generator(self, item: Mapping[Hashable, Any]) -> np.random.Generator:
+        """The source of an item's chance in this epoch."""
         name = f"{item.get('case', '')}/{item.get('index', 0)}"
         digest = hashlib.sha256(name.encode()).digest()
         return np.random.default_rng([self.seed, self.epoch, int.from_bytes(digest[:8], "little")])

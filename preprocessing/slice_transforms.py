@@ -2,7 +2,8 @@
 
 Keys of an item: ``file``, ``position`` (within the file), ``case``, ``index`` (within the case),
 where slices are tiled or resampled ``tile``, then ``image``, ``label``, ``size_hw``, of joined
-folders ``annotated``, and, where asked, the prompts and ``pred``.
+folders ``annotated``, and, where asked, the prompts and ``pred``. Pixels that nobody judged are
+:data:`IGNORED` in a label and :data:`IGNORED_REGION` in a target of regions.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -26,6 +27,8 @@ from samtune.preprocessing.slice_file import read_slice_file
 
 Item = dict[Hashable, Any]
 NO_VALUE = -1  # of a class that is not in a file's folder
+IGNORED = -1  # a channel index that is none; kept by whatever takes the nearest pixel
+IGNORED_REGION = 255  # the same in a target of 0 and 1
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,23 @@ class LoadSliced(Transform):
         """Add ``image`` (``1|3 h w`` uint8), ``label`` (``1 h w`` int64, if any), ``size_hw``.
 
         Of items with ``values``, label values in the file to those of several joined folders, also
-        ``annotated`` (``c`` bool): which of the network's classes the item's folder annotates.
+        ``annotated`` (``c`` bool): which of the network's classes the item's folder annotates. Of
+        items with ``ignore_label``, pixels of that value become :data:`IGNORED`.
         """
         item = dict(data)
         images, labels = read_slice_file(Path(item["file"]))
         position = int(item.get("position", 0))
         item["image"] = image_tensor(images[position])
         item["size_hw"] = np.array(images.shape[1:3], dtype=np.int64)
-        joint = item.pop("values", None)
+        joint, ignored = item.pop("values", None), item.pop("ignore_label", None)
         if labels is not None and joint is None:
-            item["label"] = channel_label(labels[position], self.class_values, item["file"])
+            item["label"] = channel_label(
+                labels[position], self.class_values, item["file"], ignored
+            )
         elif labels is not None:
             own = {value: key for key, value in joint.items()}
             values = [own.get(value, NO_VALUE) for value in self.class_values]
-            item["label"] = channel_label(labels[position], values, item["file"])
+            item["label"] = channel_label(labels[position], values, item["file"], ignored)
             item["annotated"] = torch.tensor([value != NO_VALUE for value in values])
         return item
 
@@ -113,11 +119,12 @@ class ToTargetd(Transform):
         self.channels = None if channels is None else [torch.tensor(list(c)) for c in channels]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
-        """Replace ``label`` by ``r h w`` uint8, 1 in each region."""
+        """Replace ``label`` by ``r h w`` uint8: 1 in each region, 0, or :data:`IGNORED_REGION`."""
         item = dict(data)
         if self.channels is not None and "label" in item:
             label = item["label"][0]
-            item["label"] = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
+            target = torch.stack([torch.isin(label, c) for c in self.channels]).byte()
+            item["label"] = target.masked_fill(label == IGNORED, IGNORED_REGION)
             if "annotated" in item:  # a region is when all its classes are
                 item["annotated"] = torch.stack(
                     [item["annotated"][c - 1].all() for c in self.channels]
@@ -147,7 +154,7 @@ class ToClassMapd(Transform):
             ValueError: ``pred`` has another number of channels than are painted.
         """
         item = dict(data)
-        item["pred"] = _read(item, self.read)
+        item["pred"] = read_logits(item, self.read)
         return item
 
     def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -169,7 +176,7 @@ class ToMasksd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """Replace ``pred``; of a tiled or resampled slice by :class:`StoredLogits`."""
         item = dict(data)
-        item["pred"] = _read(item, self.read)
+        item["pred"] = read_logits(item, self.read)
         return item
 
     def read(self, logits: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -186,15 +193,21 @@ def image_tensor(image: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def channel_label(
-    label: np.ndarray[Any, Any], class_values: Sequence[int], source: object
+    label: np.ndarray[Any, Any],
+    class_values: Sequence[int],
+    source: object,
+    ignore_label: int | None = None,
 ) -> torch.Tensor:
-    """Label values ``h w`` to channel indices ``1 h w`` int64.
+    """Label values ``h w`` to channel indices ``1 h w`` int64; ``ignore_label`` to :data:`IGNORED`.
 
     Raises:
-        ValueError: a value is not among the classes.
+        ValueError: a value is not among the classes, or is one and ignored too.
     """
+    if ignore_label is not None and ignore_label in class_values:
+        msg = f"'{source}': {ignore_label} is the ignore label and among the classes"
+        raise ValueError(msg)
     counts = np.bincount(label.ravel())  # np.unique would sort every pixel of every slice
-    unlisted = sorted(set(np.flatnonzero(counts).tolist()) - {0, *class_values})
+    unlisted = sorted(set(np.flatnonzero(counts).tolist()) - {0, ignore_label, *class_values})
     if unlisted:
         msg = f"'{source}': label values {unlisted} are not among the classes {list(class_values)}"
         raise ValueError(msg)
@@ -202,13 +215,16 @@ def channel_label(
     for channel, value in enumerate(class_values, start=1):
         if 0 <= value < len(counts):
             channel_of[value] = channel
+    if ignore_label is not None and ignore_label < len(counts):
+        channel_of[ignore_label] = IGNORED
     out = channel_of[label]
     return torch.from_numpy(out)[None]
 
 
-def _read(
+def read_logits(
     item: Mapping[Hashable, Any], read: Callable[[torch.Tensor], np.ndarray[Any, Any]]
 ) -> np.ndarray[Any, Any] | StoredLogits:
+    """``pred`` of the frame on the slice's own pixels; read now, or later where it is stored."""
     logits = logits_to_slice(_plain(item["pred"]), _size(item))
     return StoredLogits(logits.cpu().numpy(), read) if "tile" in item else read(logits)
 

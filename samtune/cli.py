@@ -61,6 +61,11 @@ VERBS = {
         "segment a raw scan with a trained run; writes a label volume on the scan's grid",
         "samtune predict runs/sam_finetune scan.nii.gz --out predictions",
     ),
+    "postprocess": Verb(
+        "samtune.commands.postprocess",
+        "choose on a run's validation cases whether small objects are removed from predictions",
+        "samtune postprocess runs/lora",
+    ),
     "report": Verb(
         "samtune.commands.report",
         "write a run's results as one HTML file with pictures, and figures for a paper",
@@ -70,6 +75,17 @@ VERBS = {
         "samtune.commands.export",
         "write a trained run as ONNX or TorchScript files that run without samtune",
         "samtune export runs/lora --out exported --format onnx",
+    ),
+    "release": Verb(
+        "samtune.commands.release",
+        "make a bundle of a finished run: weights, frozen configs, metrics, licence, hashes",
+        "samtune release runs/lora --name hippocampus_mr_lora --version 0.1.0 --licence Apache-2.0"
+        " --data-source 'MSD Task04' --data-licence CC-BY-SA-4.0 --sample scan.nii.gz",
+    ),
+    "verify": Verb(
+        "samtune.commands.verify",
+        "check a released bundle: hashes, versions, weights, and what it makes of its sample",
+        "samtune verify bundles/hippocampus_mr_lora",
     ),
     "weights": Verb(
         "samtune.commands.weights",

@@ -19,10 +19,14 @@ from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, ch
 from samtune.evaluation.table import Unit
 from samtune.preprocessing.label_files import is_picture, write_label_file
 from samtune.preprocessing.manifest import CaseRecord, Manifest
+from samtune.preprocessing.probability_files import write_probabilities
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
+from samtune.training.postprocess import Postprocessing
+from samtune.training.quality import QualityRow, quality_row
 from samtune.training.raw_slices import RawSlices
+from samtune.training.reading import CONFIDENCE, LABEL, PROBABILITIES
 from samtune.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ class CaseMetricsWriter(CaseStream):
         protocol: what stands in the companion file about how the masks came about.
         pred_dir: where to write the predictions as label files too; of overlapping class masks the
             later class is kept there, the scores are those of the masks.
+        postprocess: what class maps go through before they are scored and written.
     """
 
     def __init__(
@@ -66,8 +71,10 @@ class CaseMetricsWriter(CaseStream):
         patients: Mapping[str, str] | str | Path | None = None,
         protocol: Mapping[str, Any] | None = None,
         pred_dir: str | Path | None = None,
+        postprocess: Postprocessing | None = None,
     ) -> None:
         super().__init__()
+        self.postprocess = postprocess
         self.manifest = manifest
         self.cases = sorted({record.case for record in manifest.select(split)})
         self.task = task
@@ -154,6 +161,8 @@ class CaseMetricsWriter(CaseStream):
             self._write_prediction(case, pred)
             return masks
         pred = assemble(slices, geometry, label.dtype)
+        if self.postprocess is not None:
+            pred = self.postprocess(pred, geometry.spacing)
         self._write_prediction(case, pred)
         return [region_mask(pred, region) for region in self.regions]
 
@@ -218,28 +227,70 @@ def _flat_axis(record: CaseRecord) -> int | None:
 class CaseLabelWriter(CaseStream):
     """Writes each case's class map as a label file on the grid of its image.
 
+    ``pred`` is a class map ``h w`` a slice, or what
+    :class:`~samtune.training.reading.ReadSlicesd` makes of it.
+
     Args:
         sources: case to the image's grid, geometry and output file; see ``RawSlices``.
+        postprocess: what class maps go through before they are written.
+        classes: class value to name; with them ``rows`` has a
+            :class:`~samtune.training.quality.QualityRow` of each case.
+        probabilities: format of files of the channels' probabilities; ``None``: none.
+        channels: names of these.
     """
 
-    def __init__(self, sources: RawSlices) -> None:
+    def __init__(
+        self,
+        sources: RawSlices,
+        postprocess: Postprocessing | None = None,
+        *,
+        classes: Mapping[int, str] | None = None,
+        probabilities: str | None = None,
+        channels: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.sources = sources
+        self.postprocess = postprocess
+        self.classes = classes
+        self.probabilities = probabilities
+        self.channels = list(channels)
         self.written: list[Path] = []
+        self.rows: list[QualityRow] = []
 
     def geometry(self, case: str) -> CaseGeometry:
         """How the case is cut."""
         return self.sources.geometry(case)
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
-        """Write the file."""
+        """Write the files; the label last, so that where it is, all is."""
         geometry = self.sources.geometry(case)
         volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
-        path = self.sources.output(case)
+        path, grid = self.sources.output(case), self.sources.grid(case)
+        fields = volume.dtype.names or ()
+        label = volume[LABEL] if fields else volume
+        if self.postprocess is not None:
+            label = self.postprocess(label, grid.spacing)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_label_file(path, volume, like=self.sources.grid(case))
+        if self.probabilities is not None:
+            write_probabilities(
+                probabilities_path(path, case, self.probabilities),
+                volume[PROBABILITIES],
+                self.channels,
+                like=grid,
+            )
+        write_label_file(path, label, like=grid)
         self.written.append(path)
+        if self.classes is not None:
+            confidence = volume[CONFIDENCE] if fields else None
+            self.rows.append(
+                quality_row(case, path.name, label, grid.spacing, self.classes, confidence)
+            )
         logger.info("wrote %s", path)
+
+
+def probabilities_path(label: Path, case: str, file_format: str) -> Path:
+    """Where a case's probabilities go: beside its label file's folder, in one of their own."""
+    return label.parent / "probabilities" / f"{case}.{file_format}"
 
 
 def grid_of(geometry: CaseGeometry) -> Grid:

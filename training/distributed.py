@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from monai.utils import set_determinism
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -73,6 +74,15 @@ def gather(value: Value) -> list[Value]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in any process; every process has to call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    found = torch.tensor(int(flag))
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
 
 
 def gather_rows(rows: Mapping[str, Value]) -> dict[str, Value]:
@@ -209,7 +219,7 @@ def leave_processes() -> None:
 def seed_apart(seed: int) -> None:
     """Let dropout draw differently in each process; rank 0 draws as a single one would."""
     if rank() > 0:
-        torch.manual_seed(seed + rank())
+        set_determinism(seed + rank())
 
 
 def let_the_first_speak(error: BaseException) -> None:

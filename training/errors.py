@@ -22,7 +22,8 @@ def root_cause(error: BaseException) -> BaseException:
 def short_tracebacks() -> None:
     """Let a ``monai.bundle`` command end with the cause of its failure in one line.
 
-    Only errors that tell a user something (``ValueError``, ``OSError``) are shortened; with
+    Only errors that tell a user something (``ValueError``, ``OSError``, ``MemoryError``) are
+    shortened; with
     ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is changed.
     """
     program = sys.argv[0].replace("\\", "/")
@@ -35,7 +36,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     cause = root_cause(error)
     let_the_first_speak(cause)
     where = f" in process {rank()}" if rank() > 0 else ""
-    if isinstance(cause, ValueError | OSError):
+    if isinstance(cause, ValueError | OSError | MemoryError):
         hint = f"({SHOW_ALL}=1 shows where it was raised)"
         sys.stderr.write(f"error{where}: {cause}\n{hint}\n")
     else:

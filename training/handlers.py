@@ -1,4 +1,4 @@
-"""Ignite handlers of a training run: gradient clipping, epochs, curve, progress."""
+"""Ignite handlers of a training run: clipping, schedule, epochs, curve, progress."""
 
 import csv
 import io
@@ -12,29 +12,53 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
+from samtune.training.checkpoint import keep_state
 from samtune.training.distributed import barrier, is_main, main_only, mean, rank, world_size
+from samtune.training.failures import leave_to_guard
 from samtune.training.features import SliceDataset
+from samtune.training.trainer import StepEvents
 
 logger = logging.getLogger(__name__)
 
 
 class ClipGradients:
-    """Clips the norm of all gradients before the optimizer's step."""
+    """Clips the norm of all gradients before the optimizer's step.
 
-    def __init__(self, max_norm: float) -> None:
+    Args:
+        max_norm: ``None``: no clipping.
+    """
+
+    def __init__(self, max_norm: float | None) -> None:
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+        if self.max_norm is not None:
+            engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
+        assert self.max_norm is not None
         parameters = [p for p in engine.network.parameters() if p.grad is not None]  # type: ignore[attr-defined]
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class StepSchedule:
+    """Steps a learning-rate schedule with each step of a :class:`SliceTrainer`'s optimizer."""
+
+    def __init__(self, lr_scheduler: LRScheduler) -> None:
+        self.lr_scheduler = lr_scheduler
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(StepEvents.OPTIMIZER_STEPPED, self._step)
+
+    def _step(self, engine: Engine) -> None:
+        self.lr_scheduler.step()
 
 
 class SetEpoch:
@@ -107,18 +131,30 @@ class Curve:
         self.dice = dice
         self.optimizer = optimizer
         self._rows: list[dict[str, str]] | None = None
+        self._epoch = 0
         self._losses: list[float] = []
         self._start = 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The part of the epoch's row that is there."""
+        seconds = time.perf_counter() - self._start
+        return {"epoch": self._epoch, "losses": list(self._losses), "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on within that epoch."""
+        self._epoch, self._losses = state["epoch"], list(state["losses"])
+        self._start = time.perf_counter() - state["seconds"]
+
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the validation handler."""
+        keep_state(engine, "curve", self)
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _reset(self, engine: Engine) -> None:
-        self._rows = None
+        self._rows, self._epoch = None, 0
 
     def _rows_before(self, epoch: int) -> list[dict[str, str]]:
         if epoch == 1 or not self.path.is_file():
@@ -129,7 +165,9 @@ class Curve:
     def _begin(self, engine: Engine) -> None:
         if self._rows is None:  # not at STARTED: a checkpoint may set the epoch after us there
             self._rows = self._rows_before(engine.state.epoch)
-        self._losses, self._start = [], time.perf_counter()
+        if self._epoch != engine.state.epoch:  # else it was resumed within
+            self._epoch, self._losses = engine.state.epoch, []
+            self._start = time.perf_counter()
 
     def _collect(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -213,4 +251,4 @@ class Progress:
 
     def _failed(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
-        raise error
+        leave_to_guard(engine, error)

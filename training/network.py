@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
+from samtune.networks.checkpointing import set_checkpointing
 from samtune.networks.class_head import JoinReport
 from samtune.networks.segmenter import Activation
 from samtune.networks.text_embeddings import load_text_embeddings
-from samtune.peft.adapt import AdaptSummary, adapt, method_configs
+from samtune.peft.adapt import AdaptSummary, adapt, method_configs, summarise
 from samtune.peft.adapter_file import (
     BASE_DEFAULTS,
     HEAD_PREFIX,
@@ -21,12 +22,14 @@ from samtune.peft.adapter_file import (
     read_adapter,
 )
 from samtune.peft.registry import build_methods
+from samtune.training.clicks import Clicks, click_rounds
 from samtune.training.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
 # a quarter of the cost of LiteMedSAM's native 256, enough for small structures cut out large
 DEFAULT_IMAGE_SIZE = {"lite_medsam": 128}
+PROMPTS = ("none", "box", "point", "hybrid", "clicks")
 
 
 class AdaptedSegmenter(SamSegmenter):
@@ -36,11 +39,64 @@ class AdaptedSegmenter(SamSegmenter):
         peft: method and decoder policy, as they stand in adapter files.
         summary: parameter counts.
         joined: which classes came from another adapter, if training starts from one.
+        prompts: kind of prompts it is trained with, one of :data:`PROMPTS`; with any but ``none``
+            the class head is not trained and a forward without prompts is refused.
     """
 
     peft: dict[str, Any]
     summary: AdaptSummary
     joined: JoinReport | None = None
+    prompts: str = "none"
+
+    def decoder_paths(self) -> list[str]:
+        """Modules of the mask decoder that the masks it is trained for depend on."""
+        paths = super().decoder_paths()
+        if self.prompts == "none":
+            return paths
+        tokens = [*paths, "mask_decoder.mask_tokens"]
+        if self.prompts == "clicks":
+            parts = ("output_hypernetworks_mlps", "iou_prediction_head")
+            return [*tokens, *(f"mask_decoder.{part}" for part in parts)]
+        return [*tokens, "mask_decoder.output_hypernetworks_mlps.0"]
+
+    def forward(
+        self,
+        image: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+        *,
+        from_block: int | None = None,
+        clicks: Clicks | None = None,
+    ) -> Any:
+        """See :class:`~samtune.networks.SamSegmenter`.
+
+        Args:
+            clicks: simulate clicks after the prompts; the result is that of
+                :func:`samtune.training.clicks.click_rounds`.
+
+        Raises:
+            ValueError: no prompt, and the network was trained with prompts.
+        """
+        if clicks is not None:
+            embedding = self.encode(image, from_block)
+            return click_rounds(self, embedding, boxes, points, point_labels, clicks)
+        given = (boxes, points, point_labels, masks)
+        if self.prompts == "none":
+            return super().forward(image, *given, from_block=from_block)
+        if all(prompt is None for prompt in given):
+            msg = (
+                f"this network was trained with prompts ({self.prompts}) and has no trained class "
+                "head: give boxes or points, or train without prompts to segment without"
+            )
+            raise ValueError(msg)
+        found = super().forward(image, *given, from_block=from_block)
+        if torch.is_grad_enabled() and not found[1].any():
+            # no prompt in the batch: every trained parameter still gets a gradient, of zero
+            idle = sum(p.sum() for p in self.parameters() if p.requires_grad)
+            return found[0] + 0 * idle, found[1]
+        return found
 
 
 def build_network(
@@ -58,6 +114,8 @@ def build_network(
     activation: str = "softmax",
     text_embeddings: str | Path | Tensor | None = None,
     init_adapter: str | Path | None = None,
+    checkpointing: bool = False,
+    prompts: str = "none",
 ) -> AdaptedSegmenter:
     """Build, adapt, and where asked load a trained adapter.
 
@@ -76,6 +134,8 @@ def build_network(
         init_adapter: file of a trained adapter to start from: same base and method, any classes;
             the class head is joined by class name, see
             :func:`samtune.training.warm_start.warm_start`.
+        checkpointing: see :func:`samtune.networks.checkpointing.set_checkpointing`.
+        prompts: kind of prompts it is trained with, see :class:`AdaptedSegmenter`.
 
     Raises:
         ValueError: an argument is wrong, or a file doesn't fit.
@@ -104,10 +164,21 @@ def build_network(
         activation=cast(Activation, activation),  # checked there
         text=text,
     )
+    set_checkpointing(network.image_encoder, checkpointing)
+    if prompts not in PROMPTS:
+        msg = f"prompts must be one of {', '.join(PROMPTS)}, got '{prompts}'"
+        raise ValueError(msg)
+    network.prompts = prompts
     methods = build_methods(peft)
     generator = torch.Generator().manual_seed(seed)
     network.summary = adapt(network, methods, decoder=decoder, generator=generator)
     network.peft = method_configs(methods, decoder)
+    if prompts != "none":
+        network.class_head.requires_grad_(False)  # no mask of a prompt depends on it
+        network.summary = summarise(network, network.summary.adapted)
+        if network.summary.trainable == 0:
+            msg = f"prompts: {prompts} with decoder: {decoder} and no method: nothing is trained"
+            raise ValueError(msg)
     if init_adapter is not None and adapter is None:
         network.joined = warm_start(network, init_adapter, peft=network.peft)
         logger.info("classes from '%s': %s", init_adapter, network.joined)
@@ -155,5 +226,6 @@ def network_from_adapter(
         class_names=base["class_names"],
         activation=base["activation"],
         text_embeddings=adapter.tensors.get(f"{HEAD_PREFIX}text_embeddings"),
+        prompts=base["prompts"],
     )
     return network.eval(), adapter

@@ -14,6 +14,8 @@ _SOURCES = {
     " around all for a region; slices without the class are predicted empty",
     "centre_point": "the reference label: the deepest pixel of a class present in the slice, of"
     " all its classes for a region; slices without the class are predicted empty",
+    "oracle_hybrid": "the reference label: box and deepest pixel of a class present in the slice,"
+    " of all its classes for a region; slices without the class are predicted empty",
     "full_box": "none: a box around each slice, one mask for all classes",
     "no_prompt": "none: SAM's mask of each slice without a prompt, one for all classes",
 }
@@ -23,7 +25,7 @@ def zero_shot_protocol(name: str) -> dict[str, Any]:
     """What the companion of a table of metrics says about zero-shot masks.
 
     Args:
-        name: ``oracle_box``, ``centre_point``, ``full_box`` or ``no_prompt``.
+        name: ``oracle_box``, ``centre_point``, ``oracle_hybrid``, ``full_box`` or ``no_prompt``.
 
     Raises:
         ValueError: no such protocol.

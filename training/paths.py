@@ -20,6 +20,20 @@ def bundle_root(name: str) -> str:
     return str(root)
 
 
+def run_dir(runs_dir: str | Path, name: str | int) -> str:
+    """Folder of the run ``name`` below ``runs_dir``.
+
+    Raises:
+        ValueError: ``name`` leads elsewhere.
+    """
+    text = str(name)
+    parts = Path(text).parts
+    if not parts or Path(text).is_absolute() or {"..", "."} & set(parts) or "\\" in text:
+        msg = f"run_name must be the name of a folder below runs_dir ('{runs_dir}'), got '{text}'"
+        raise ValueError(msg)
+    return str(Path(str(runs_dir)) / text)
+
+
 def dataset_folder(folder: str | Path) -> Path:
     """The folder of slices to train on.
 

@@ -1,19 +1,51 @@
-"""Segment raw scans with a trained run, from Python: what ``inference.yaml`` does."""
+"""Segment raw scans with trained runs, from Python: what ``inference.yaml`` does, and more."""
 
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from samtune.preprocessing.slice_transforms import ToClassMapd, ToFramed
-from samtune.training.case_writers import CaseLabelWriter
+from samtune.preprocessing.probability_files import PROBABILITY_FORMATS
+from samtune.preprocessing.scans import find_scans
+from samtune.preprocessing.slice_transforms import ToFramed
+from samtune.preprocessing.source_hash import source_sha256
+from samtune.training.averaging import check_flips
+from samtune.training.case_writers import CaseLabelWriter, probabilities_path
 from samtune.training.device import pick_device
+from samtune.training.ensemble import adapter_hashes, batch_keys, load_averaged, open_runs
 from samtune.training.features import PrepareSlices
-from samtune.training.handlers import Progress
-from samtune.training.raw_slices import RawSlices
-from samtune.training.run_folder import load_run
+from samtune.training.postprocess import load_postprocessing
+from samtune.training.prediction_record import PredictionRecord
+from samtune.training.quality import FAILED, OK, QualityRow, QualityTable, write_statistics
+from samtune.training.raw_slices import OverwritesScanError, RawSlices
+from samtune.training.reading import ReadSlicesd
+from samtune.training.run_folder import TrainedRun
+
+QC_FILE, STATISTICS_FILE = "qc.csv", "statistics.csv"
+
+logger = logging.getLogger(__name__)
+
+
+class FailedScansError(ValueError):
+    """Some scans could not be segmented; the others were.
+
+    Attributes:
+        reasons: name of the scan to what was wrong.
+        written: label files of the others.
+    """
+
+    def __init__(self, reasons: Mapping[str, str], written: Sequence[Path], number: int) -> None:
+        self.reasons = dict(reasons)
+        self.written = list(written)
+        listed = "; ".join(f"{case}: {reason}" for case, reason in reasons.items())
+        super().__init__(f"{len(reasons)} of {number} scans failed: {listed}")
 
 
 def predict(
@@ -29,12 +61,20 @@ def predict(
     frame: int | None = None,
     series: str | None = None,
     progress: bool | None = None,
+    ensemble: str | Path | Sequence[str | Path] = (),
+    flips: str = "none",
+    postprocess: bool = True,
+    probabilities: str | None = None,
+    statistics: bool = False,
+    resume: bool = False,
 ) -> list[Path]:
     """Segment scans; each label file has its scan's name, shape, affine and header codes.
 
+    Beside them ``qc.csv`` has a row a scan and ``predictions.json`` what they were made with.
+
     Args:
-        run: folder of a training run.
-        images: NIfTI file, folder of them, or several.
+        run: folder of a training run, or of the folds of a cross-validation.
+        images: file, folder of files or of a DICOM series, or several.
         out: folder of the label files; existing ones are replaced.
         adapter: ``best`` or ``last``.
         checkpoint: base weights; ``None``: those of the run.
@@ -44,36 +84,177 @@ def predict(
         frame: which volume of 4D files and films, from 0.
         series: which series of DICOM folders: description, number or SeriesInstanceUID.
         progress: show a bar; ``None``: when stderr is a terminal.
+        ensemble: further runs; the mean of all probabilities is taken.
+        flips: mean over flipped slices too: ``none``, ``h``, ``v`` or ``hv``.
+        postprocess: apply what ``samtune postprocess`` chose, if it did.
+        probabilities: write those of all channels too, ``nii.gz`` or ``npz``.
+        statistics: write ``statistics.csv``, ml a class and scan.
+        resume: leave out scans that are done, and keep their rows.
 
     Returns:
-        The files written.
+        The label files, those done before included, by the order of the scans.
 
     Raises:
-        FileNotFoundError, ValueError: a run or scan is missing or unreadable.
+        FileNotFoundError, ValueError: a run or a single scan is missing or unreadable; or a run was
+            trained with prompts and can't segment without.
+        FailedScansError: of several scans some failed; the others are written.
+        FileExistsError: what is to be resumed was made otherwise.
     """
-    trained = load_run(run)
-    target = pick_device(device)
-    network = trained.network(adapter, checkpoint).to(target)
-    dataset = RawSlices(
-        images,
-        intensity=trained.intensity,
-        axis=trained.axis,
-        slicing=trained.slicing,
-        neighbours=trained.neighbours,
+    if probabilities not in (None, *PROBABILITY_FORMATS):
+        msg = f"probabilities must be {' or '.join(PROBABILITY_FORMATS)}, got '{probabilities}'"
+        raise ValueError(msg)
+    runs = open_runs(run, ensemble)
+    for one in runs:
+        one.check_prompt_free()
+    trained, target = runs[0], pick_device(device)
+    network = load_averaged(runs, adapter, checkpoint, flips).to(target)
+    steps = load_postprocessing(runs, adapter, use=postprocess)
+    scans = find_scans(images)
+    sources, reasons = _open_scans(
+        trained,
+        scans,
         transform=ToFramed(network.image_size, network.normalization),
         out=out,
         file_format=file_format,
         frame=frame,
         series=series,
     )
-    writer = CaseLabelWriter(dataset)
+    classes, names = trained.task.classes, trained.task.channel_names
+    hashes = adapter_hashes(runs, adapter)
+    settings = {
+        "adapters": list(hashes.values()),  # not the folders: a path may be spelt in two ways
+        "adapter": adapter,
+        "flips": check_flips(flips),
+        "postprocess": None if steps is None else steps.describe(classes),
+        "probabilities": probabilities,
+        "channels": names if trained.task.channels else ["background", *names],
+        "classes": {str(value): name for value, name in classes.items()},
+        "format": file_format,
+        "frame": frame,
+        "series": series,
+    }
+    record = PredictionRecord(Path(out), settings, runs=list(hashes), resume=resume)
+    table = QualityTable(Path(out) / QC_FILE, list(classes.values()), keep=resume)
+    # at once: what lay there before is of other predictions
+    table.write()
+    record.write()
+    reader = ReadSlicesd(
+        trained.task.class_values, trained.task.paint, probabilities=probabilities is not None
+    )
+    written: dict[str, Path] = {}
+    show = sys.stderr.isatty() if progress is None else progress
+    num_slices = sum(len(source) for source in sources.values())
+    with tqdm(total=num_slices, desc="predicting", unit="slice", disable=not show) as bar:
+        for case in scans:
+            if case not in sources:
+                table.add(QualityRow(case, FAILED, reasons[case]))
+                continue
+            source = sources.pop(case)  # with the volume it holds
+            path, num = source.output(case), len(source)
+            extra = None if probabilities is None else probabilities_path(path, case, probabilities)
+            sha256 = source_sha256([scans[case]])
+            if _is_done(case, sha256, record, table, path, extra):
+                written[case] = path
+                bar.update(num)
+                continue
+            writer = CaseLabelWriter(
+                source,
+                steps,
+                classes=classes,
+                probabilities=probabilities,
+                channels=settings["channels"],  # type: ignore[arg-type]
+            )
+            try:
+                _run(network, source, writer, reader, target, batch_size, bar.update)
+            except Exception as error:  # whatever it is, the next scan may do
+                if len(scans) == 1:
+                    raise
+                logger.debug("scan '%s' failed", case, exc_info=True)
+                reasons[case] = f"{error}" or type(error).__name__
+                table.add(QualityRow(case, FAILED, reasons[case]))
+                continue
+            written[case] = path
+            table.add(writer.rows[0])
+            record.add(case, sha256)
+    if statistics:
+        write_statistics(Path(out) / STATISTICS_FILE, table, classes)
+    record.write(complete=not reasons)
+    if reasons:
+        raise FailedScansError(reasons, list(written.values()), len(scans))
+    return list(written.values())
+
+
+def _open_scans(
+    trained: TrainedRun, scans: Mapping[str, Path], **options: Any
+) -> tuple[dict[str, RawSlices], dict[str, str]]:
+    """Slices of each scan, and why a scan has none; only headers are read.
+
+    Raises:
+        ValueError: a scan would be overwritten, or the only one can't be read.
+    """
+    sources: dict[str, RawSlices] = {}
+    reasons: dict[str, str] = {}
+    inputs = {path.resolve(): path for path in scans.values()}
+    for case, path in scans.items():
+        try:
+            source = RawSlices(
+                path,
+                intensity=trained.intensity,
+                axis=trained.axis,
+                slicing=trained.slicing,
+                neighbours=trained.neighbours,
+                **options,
+            )
+        except OverwritesScanError:
+            raise
+        except (ValueError, OSError) as error:
+            if len(scans) == 1:
+                raise
+            reasons[case] = str(error)
+            continue
+        overwritten = inputs.get(source.output(case).resolve())
+        if overwritten is not None:
+            msg = (
+                f"'{overwritten}' would be overwritten by the prediction of '{path}'; choose "
+                "another output folder"
+            )
+            raise OverwritesScanError(msg)
+        sources[case] = source
+    return sources, reasons
+
+
+def _is_done(
+    case: str,
+    sha256: str,
+    record: PredictionRecord,
+    table: QualityTable,
+    path: Path,
+    extra: Path | None,
+) -> bool:
+    row = table.rows.get(case)
+    files = path.is_file() and (extra is None or extra.is_file())
+    return record.done.get(case) == sha256 and row is not None and row.status == OK and files
+
+
+def _run(
+    network: torch.nn.Module,
+    source: RawSlices,
+    writer: CaseLabelWriter,
+    reader: ReadSlicesd,
+    device: torch.device,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> None:
+    """One scan through MONAI's evaluator."""
     evaluator = SupervisedEvaluator(
-        device=target,
-        val_data_loader=DataLoader(dataset, batch_size=batch_size),
-        prepare_batch=PrepareSlices(),
+        device=device,
+        val_data_loader=DataLoader(source, batch_size=batch_size),
+        prepare_batch=PrepareSlices(keys=batch_keys(network)),
         network=network,
-        postprocessing=ToClassMapd(trained.task.class_values, trained.task.paint),
-        val_handlers=[Progress("predicting", progress), writer],
+        postprocessing=reader,
+        val_handlers=[writer],
+    )
+    evaluator.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: advance(len(engine.state.batch))
     )
     evaluator.run()
-    return writer.written

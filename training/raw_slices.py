@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
 
 
+class OverwritesScanError(ValueError):
+    """A label file would take the place of a scan."""
+
+
 class RawSlices(Dataset[Item]):
     """All slices of some scans, scan after scan; one volume is in memory at a time.
 
@@ -138,4 +142,4 @@ class RawSlices(Dataset[Item]):
                 msg = (
                     f"'{scan}' would be overwritten by its prediction; choose another output folder"
                 )
-                raise ValueError(msg)
+                raise OverwritesScanError(msg)

@@ -1,9 +1,11 @@
 """The folder of a run: what it was made with, for resuming, evaluating and predicting.
 
-``run.json`` (settings, task, data, network, versions, commit), ``adapter_best.safetensors``,
-``adapter_last.safetensors``, ``checkpoint.pt`` (to resume from), ``curve.csv``, ``tensorboard/``.
+``run.json`` (settings, task, data, split, network, versions, commit), ``config.yaml`` (as merged),
+``adapter_best.safetensors``, ``adapter_last.safetensors``, ``checkpoint.pt`` (to resume from),
+``curve.csv``, ``resources.json``, ``tensorboard/``.
 """
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -14,18 +16,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.training.bundle_call import merged_config
 from samtune.training.distributed import main_only, world_size
 from samtune.training.joined import JoinedManifest
-from samtune.training.network import AdaptedSegmenter, network_from_adapter
+from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
+from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.task import Task
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+MODELS = "models"  # where a bundle has it
 # settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
 # compared by its weights, wherever it lies, a normalization by what came of it; cached features are
 # the same wherever they lie
@@ -33,13 +41,31 @@ MAY_DIFFER = (
     "cache_dir",
     "cache_max_gib",
     "checkpoint",
+    "checkpoint_minutes",
     "device",
     "epochs",
+    "max_minutes",
     "normalization",
     "num_workers",
+    "tracker",
 )
+# files that are compared by their hash, wherever they lie
+FILES = ("init_adapter", "text_embeddings")
 # settings that older runs lack, with what they did
-LATER_SETTINGS = {"activation": "softmax", "neighbours": 0, "sampler": "all"}
+LATER_SETTINGS: dict[str, Any] = {
+    "accumulation": 1,
+    "activation": "softmax",
+    "augmentation": "affine",
+    "class_weights": None,
+    "early_stopping": None,
+    "layer_decay": None,
+    "loss_name": "dice_ce",
+    "momentum": 0.9,
+    "neighbours": 0,
+    "optimizer_name": "adamw",
+    "sampler": "all",
+    "schedule": "cosine",
+}
 _LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
@@ -70,6 +96,9 @@ class RunFolder:
             self.settings["checkpoint"] = str(
                 find_checkpoint(self.settings["checkpoint"]).resolve()
             )
+        self.files = {
+            key: sha256_of(Path(self.settings[key])) for key in FILES if self.settings.get(key)
+        }
         self.manifest = manifest
         self.task = task
         self.network = network
@@ -87,54 +116,105 @@ class RunFolder:
 
     @main_only  # the others join this process after it
     def start(self) -> None:
-        """Check the folder, log the parameter counts, write ``run.json``.
+        """Check the folder, log the parameter counts, write ``run.json`` and ``config.yaml``.
 
         Raises:
             FileExistsError: the folder holds a run with other settings; names the keys.
         """
         file = self.path / RUN_FILE
-        if file.is_file():
-            before = _read(file)
-            was = LATER_SETTINGS | _flat(before["settings"])
-            now = LATER_SETTINGS | _flat(self.settings)
-            different = [
-                f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
-                for key in sorted(set(was) | set(now))
-                if key not in MAY_DIFFER and was.get(key) != now.get(key)
-            ]
-            task = self.task.to_dict()
-            different += [
-                f"{key} were {before['task'].get(key)}, now {task.get(key)}"
-                for key in {**task, **before["task"]}
-                if before["task"].get(key) != task.get(key)
-            ]
-            weights = before["network"].get("base_sha256")
-            if weights != self.network.base_sha256:
-                different.append(
-                    f"base weights had SHA-256 {weights}, now {self.network.base_sha256}"
-                )
-            entered = before["network"].get("normalization")
-            if entered != self.network.normalization:
-                different.append(f"normalization was {entered}, now {self.network.normalization}")
-            if before["data"]["slices"] != self._slices_hash():
-                different.append("the slices are others than those it was trained on")
-            # settings of a run that never got to the end of an epoch bind nobody
-            if different and any(self.path.glob("adapter_*.safetensors")):
+        before = _read(file) if file.is_file() else None
+        if before is not None:
+            different = self._differences(before)
+            if different and self._binds():
                 msg = (
                     f"'{self.path}' holds another run: {'; '.join(different)}; choose another "
                     "run_name, or remove the folder"
                 )
                 raise FileExistsError(msg)
+        record = self._record(self.run_id)
+        if before is not None and self._binds():
+            _warn_of_versions(before.get("versions", {}), record["versions"])
         logger.info("%s", self.network.summary)
-        record = {
+        text = json.dumps(record, indent=2, sort_keys=True)
+        write_atomically(file, (text + "\n").encode())
+        config = merged_config()
+        if config is not None:
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+            write_atomically(self.path / CONFIG_FILE, text.encode())
+
+    @property
+    def run_id(self) -> str:
+        """Hash of all that decides what is learned; a run keeps the one that it began with."""
+        file = self.path / RUN_FILE
+        if file.is_file() and self._binds():
+            before = _read(file)
+            if "run_id" in before and not self._differences(before):
+                return str(before["run_id"])
+        parts = {
+            "settings": {k: v for k, v in _flat(self.settings).items() if not _may_differ(k)},
+            "task": self.task.to_dict(),
+            "slices": self._slices_hash(),
+            "base": [self.network.base_sha256, self.network.normalization],
+            "files": self.files,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _binds(self) -> bool:
+        """Whether anything was learned: settings of a run that saved nothing bind nobody."""
+        names = ("adapter_*.safetensors", "checkpoint.pt")
+        return any(file for name in names for file in self.path.glob(name))
+
+    def _differences(self, before: Mapping[str, Any]) -> list[str]:
+        """What is other than in the ``run.json`` that is there, by key."""
+        was = LATER_SETTINGS | _flat(before["settings"])
+        now = LATER_SETTINGS | _flat(self.settings)
+        hashed = before.get("files", {})  # older runs: none, the paths are compared
+        different = [
+            f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+            for key in sorted(set(was) | set(now))
+            if not _may_differ(key) or (key in FILES and key not in hashed)
+            if was.get(key) != now.get(key)
+        ]
+        different += [
+            f"{key} had SHA-256 {digest}, now {self.files.get(key)}"
+            for key, digest in hashed.items()
+            if digest != self.files.get(key)
+        ]
+        task = self.task.to_dict()
+        different += [
+            f"{key} were {before['task'].get(key)}, now {task.get(key)}"
+            for key in {**task, **before["task"]}
+            if before["task"].get(key) != task.get(key)
+        ]
+        weights = before["network"].get("base_sha256")
+        if weights != self.network.base_sha256:
+            different.append(f"base weights had SHA-256 {weights}, now {self.network.base_sha256}")
+        entered = before["network"].get("normalization")
+        if entered != self.network.normalization:
+            different.append(f"normalization was {entered}, now {self.network.normalization}")
+        if before["data"]["slices"] != self._slices_hash():
+            different.append("the slices are others than those it was trained on")
+        return different
+
+    def _record(self, run_id: str) -> dict[str, Any]:
+        split: dict[str, list[str]] = {}
+        for row in self.manifest.slices:
+            cases = split.setdefault(row.split, [])
+            if not cases or cases[-1] != row.case:
+                cases.append(row.case)
+        commit, dirty = _git_state()
+        return {
             "format_version": FORMAT_VERSION,
+            "run_id": run_id,
             "settings": self.settings,
+            "files": self.files,
             "task": self.task.to_dict(),
             "data": {
                 "dataset_dir": self._folders(),
                 "slices": self._slices_hash(),
                 **{k: self.manifest.settings[k] for k in ("modality", "intensity", "axis")},
                 "slicing": self.manifest.settings.get("slicing", {}),
+                "split": {name: sorted(set(cases)) for name, cases in split.items()},
             },
             "network": {**base_config(self.network), "peft": self.network.peft},
             "parameters": {
@@ -142,12 +222,11 @@ class RunFolder:
                 "total": self.network.summary.total,
             },
             "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
-            "git_commit": _git_commit(),
+            "git_commit": commit,
+            "git_dirty": dirty,
             "processes": world_size(),
             "command": sys.argv,
         }
-        text = json.dumps(record, indent=2, sort_keys=True)
-        write_atomically(file, (text + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -186,6 +265,45 @@ class TrainedRun:
         return int(self.record["settings"].get("neighbours", 0))
 
     @property
+    def prompts(self) -> PromptPlan | None:
+        """The prompts it was trained with; ``None``: none."""
+        settings = self.record["settings"].get("prompts")
+        return None if settings in (None, "none") else plan_of_settings(settings, self.task)
+
+    def _untouched(self, checkpoint: str | Path | None) -> AdaptedSegmenter:
+        if self.prompts is None:
+            msg = (
+                f"run '{self.path}' was trained without prompts: untouched it has no classes, "
+                "adapter must be 'best' or 'last'"
+            )
+            raise ValueError(msg)
+        base = self.record["network"]
+        names = ("arch", "image_size", "normalization", "num_classes")
+        network = build_network(
+            checkpoint=checkpoint, prompts=self.prompts.kind, **{name: base[name] for name in names}
+        )
+        if network.base_sha256 != base["base_sha256"]:
+            msg = (
+                f"base weights have SHA-256 {network.base_sha256}, run '{self.path}' was trained "
+                f"on {base['base_sha256']}"
+            )
+            raise ValueError(msg)
+        return network.eval()
+
+    def check_prompt_free(self) -> None:
+        """Refuse a run that can't segment without prompts.
+
+        Raises:
+            ValueError: it was trained with prompts.
+        """
+        if self.prompts is not None:
+            msg = (
+                f"run '{self.path}' was trained with prompts ({self.prompts.kind}) and segments "
+                "nothing without: give prompts, or train a run without prompted.yaml"
+            )
+            raise ValueError(msg)
+
+    @property
     def axis(self) -> int | None:
         """RAS axis its training data was asked to be cut along, ``None``: the largest spacing's."""
         axis = self.record["data"]["axis"]
@@ -197,18 +315,23 @@ class TrainedRun:
         """The trained network, ready to predict.
 
         Args:
-            which: ``best`` or ``last``.
+            which: ``best`` or ``last``; ``none``: untouched, of a run with prompts.
             checkpoint: base weights; ``None``: those it was trained with.
 
         Raises:
             FileNotFoundError: that adapter was not written yet.
             ValueError: it is of another run; says what differs.
         """
-        if which not in ("best", "last"):
-            msg = f"adapter must be 'best' or 'last', got '{which}'"
+        if which not in ("best", "last", "none"):
+            msg = f"adapter must be 'best', 'last' or, with prompts, 'none', got '{which}'"
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
+            beside = self.path / str(checkpoint)
+            if checkpoint is not None and beside.is_file():  # in models/ of a bundle
+                checkpoint = beside
+        if which == "none":
+            return self._untouched(checkpoint)
         file = self.path / f"adapter_{which}.safetensors"
         network, adapter = network_from_adapter(file, checkpoint=checkpoint)
         recorded = dict(self.record["network"])
@@ -227,12 +350,14 @@ class TrainedRun:
 
 
 def load_run(path: str | Path) -> TrainedRun:
-    """Read the folder of a run.
+    """Read the folder of a run, or of a released bundle.
 
     Raises:
         FileNotFoundError: no ``run.json`` there.
     """
     path = Path(path)
+    if (path / MODELS / RUN_FILE).is_file():
+        path = path / MODELS
     file = path / RUN_FILE
     if not file.is_file():
         msg = f"'{path}' is not the folder of a run: it has no {RUN_FILE}"
@@ -280,14 +405,29 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _git_commit() -> str | None:
-    """Commit of the source checkout; ``None`` for an installed package."""
+def _may_differ(key: str) -> bool:
+    return key in MAY_DIFFER or key in FILES
+
+
+def _warn_of_versions(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    changed = [f"{k} {v} -> {now.get(k)}" for k, v in before.items() if v != now.get(k)]
+    if changed:
+        logger.warning("goes on with other versions, to other bits: %s", ", ".join(changed))
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the source checkout, and whether files differ from it; ``None``: no checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
+        return None, None
+    found = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        line = ["git", "-C", str(root), *command]
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None, None
+        if done.returncode != 0:
+            return None, None
+        found.append(done.stdout.strip())
+    return found[0], bool(found[1])

@@ -16,7 +16,7 @@ def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) 
     """Items ``file, position, case, index`` of a split, sorted by case and index.
 
     Where slices are tiled or resampled there is ``tile`` too: what is predicted on them has to be
-    put together first.
+    put together first. Where pixels were not judged there is ``ignore_label``, their value.
 
     Args:
         labelled_only: leave out slices without a label pixel.
@@ -56,8 +56,9 @@ def slice_items(manifest: Manifest, split: str, *, labelled_only: bool = False) 
 
 
 def _values(manifest: Manifest, case: str) -> Item:
-    joint = manifest.joint_values(case)
-    return {} if joint is None else {"values": joint}
+    joint, ignored = manifest.joint_values(case), manifest.ignore_label(case)
+    values = {} if joint is None else {"values": joint}
+    return values if ignored is None else {**values, "ignore_label": ignored}
 
 
 class EpochSampler(Sampler[int]):

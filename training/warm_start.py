@@ -27,6 +27,9 @@ def warm_start(network: SamSegmenter, path: str | Path, *, peft: Mapping[str, An
     """
     adapter = read_adapter(path)
     body = fitting_tensors(adapter, network, peft=peft, head=False)
+    if getattr(network, "prompts", "none") != "none":  # no class head is trained, none is joined
+        load_trained_state(network, body)
+        return JoinReport(joined=(), new=(), left=())
     if network.class_names is None:
         msg = f"adapter '{path}' is joined by class name: the network needs class_names"
         raise ValueError(msg)

@@ -65,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     from samtune.training.run_folder import load_run
 
     trained = load_run(args.run_dir)
+    if trained.prompts is not None and "model" in PARTS[args.part]:
+        msg = (
+            f"'{args.run_dir}' was trained with prompts and has no trained class head: export it "
+            "with --part encoder-decoder"
+        )
+        raise ValueError(msg)
     network = trained.network(args.adapter, args.checkpoint)
     merged = _merged(network)
     files = {}

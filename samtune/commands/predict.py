@@ -1,19 +1,35 @@
-"""``samtune predict``: raw scans to label files with a trained run."""
+"""``samtune predict``: raw scans to label files with trained runs, or what is prompted for."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samtune.preprocessing.voxel_prompts import VoxelPrompt
 
 HELP = "segment raw scans with a trained run"
+# options that go with the classes of a run, not with prompts
+UNPROMPTED = (
+    *("ensemble", "flips", "probabilities", "statistics", "resume", "no_postprocess"),
+    *("frame", "series"),  # not read there yet
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="folder of a training run")
+    parser.add_argument(
+        "run_dir",
+        metavar="RUN",
+        type=Path,
+        help="folder of a training run, or of the folds of a cross-validation (an ensemble); left "
+        "out with --base",
+    )
     parser.add_argument(
         "images",
         metavar="SCAN",
         type=Path,
-        nargs="+",
+        nargs="*",
         help="file, folder of files, or DICOM folder",
     )
     parser.add_argument(
@@ -46,25 +62,177 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of DICOM folders with several: description, number or SeriesInstanceUID",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    _add_averaging(parser.add_argument_group("mean of several predictions"))
+    _add_outputs(parser.add_argument_group("what is written"))
+    _add_prompts(parser.add_argument_group("prompts, in voxels of the scan"))
+    parser.set_defaults(usage_error=parser.error)
+
+
+def _add_averaging(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ensemble", type=Path, nargs="+", metavar="RUN", help="further runs; they stand last"
+    )
+    group.add_argument(
+        "--flips",
+        choices=("none", "h", "v", "hv"),
+        default="none",
+        help="flipped slices too: left-right, up-down or both; 2, 2 or 4 times the work "
+        "(default: none)",
+    )
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--probabilities",
+        choices=("nii.gz", "npz"),
+        help="those of all channels too, on the scan's grid: float32 or float16 (default: none)",
+    )
+    group.add_argument(
+        "--statistics", action="store_true", help="statistics.csv: ml of each class in each scan"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="leave out scans that are done, keep their rows"
+    )
+    group.add_argument(
+        "--no-postprocess",
+        action="store_true",
+        help="without what 'samtune postprocess' chose for the run",
+    )
+
+
+def _add_prompts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--prompts", type=Path, metavar="JSON", help="file of prompts by scan")
+    group.add_argument(
+        "--slice", type=int, metavar="K", help="prompt this one slice of one scan; draws it as PNG"
+    )
+    group.add_argument(
+        "--box", type=_numbers(4), action="append", metavar="X0,Y0,X1,Y1", help="may be repeated"
+    )
+    group.add_argument(
+        "--point",
+        type=_numbers(3),
+        action="append",
+        metavar="X,Y,L",
+        help="L: 1 inside, 0 outside; may be repeated",
+    )
+    group.add_argument("--class", dest="class_name", help="name or value (default: 1)")
+    group.add_argument(
+        "--base",
+        metavar="WEIGHTS",
+        help="untouched model in place of RUN: lite_medsam, a name of 'samtune weights list', a "
+        "file",
+    )
+    group.add_argument("--modality", help="of the scans, with --base: ct, mr, ...")
+
+
+def _numbers(count: int) -> "type":
+    def parse(text: str) -> list[float]:
+        values = [float(part) for part in text.split(",")]
+        if len(values) != count:
+            raise ValueError(text)
+        return values
+
+    parse.__name__ = f"list of {count} numbers"  # argparse names it
+    return parse  # type: ignore[return-value]
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict and print the files written."""
-    from samtune.training.predict import predict
-
-    files = predict(
-        args.run_dir,
-        args.images,
-        args.out,
-        adapter=args.adapter,
-        checkpoint=args.checkpoint,
-        device=args.device,
-        batch_size=args.batch_size,
-        file_format=args.format,
-        frame=args.frame,
-        series=args.series,
-        progress=False if args.quiet else None,
-    )
+    single = args.slice is not None or bool(args.box) or bool(args.point)
+    if args.base is not None:
+        args.images = [args.run_dir, *args.images]
+        if not single and args.prompts is None:
+            args.usage_error("--base needs --prompts, or --box or --point")
+        if args.modality is None:
+            args.usage_error("--base needs --modality: how the scans' values become grey")
+    elif args.modality is not None:
+        args.usage_error("--modality goes with --base; a run knows it")
+    if not args.images:
+        args.usage_error("the following arguments are required: SCAN")
+    if args.prompts is not None and single:
+        args.usage_error("--prompts is a file in place of --slice, --box and --point")
+    if args.class_name is not None and not single:
+        args.usage_error("--class goes with --box or --point")
+    if single or args.prompts is not None:
+        for name in UNPROMPTED:
+            if getattr(args, name) not in (None, False, "none"):
+                args.usage_error(f"--{name.replace('_', '-')} does not go with prompts")
+        files = _prompted(args)
+    else:
+        files = _automatic(args)
     for file in files:
         print(file)
     return 0
+
+
+def _automatic(args: argparse.Namespace) -> list[Path]:
+    from samtune.training.predict import FailedScansError, predict
+
+    try:
+        return predict(
+            args.run_dir,
+            args.images,
+            args.out,
+            adapter=args.adapter,
+            checkpoint=args.checkpoint,
+            device=args.device,
+            batch_size=args.batch_size,
+            file_format=args.format,
+            frame=args.frame,
+            series=args.series,
+            progress=False if args.quiet else None,
+            ensemble=args.ensemble or (),
+            flips=args.flips,
+            postprocess=not args.no_postprocess,
+            probabilities=args.probabilities,
+            statistics=args.statistics,
+            resume=args.resume,
+        )
+    except FailedScansError as error:
+        for file in error.written:
+            print(file)
+        sys.stdout.flush()
+        raise
+
+
+def _prompted(args: argparse.Namespace) -> list[Path]:
+    from samtune.preprocessing.voxel_prompts import read_prompts
+    from samtune.training.scan_prompts import model_of_run, predict_prompted, untouched_model
+
+    if args.base is None:
+        model = model_of_run(
+            args.run_dir, adapter=args.adapter, checkpoint=args.checkpoint, device=args.device
+        )
+    else:
+        model = untouched_model(args.base, modality=args.modality, device=args.device)
+    if args.prompts is not None:
+        prompts = read_prompts(args.prompts, model.classes)
+        return predict_prompted(model, args.images, prompts, args.out, file_format=args.format)
+    return predict_prompted(
+        model,
+        args.images,
+        _from_options(args, model.classes),
+        args.out,
+        file_format=args.format,
+        overlays=True,
+    )
+
+
+def _from_options(
+    args: argparse.Namespace, classes: "dict[int, str] | None"
+) -> "list[VoxelPrompt]":
+    from samtune.preprocessing.voxel_prompts import parse_prompt
+
+    boxes, points = args.box or [], args.point or []
+    if not boxes and not points:
+        args.usage_error("--slice needs --box or --point")
+    if len(boxes) > 1 and points:
+        args.usage_error("points belong to one object: give one --box, or none")
+    value = args.class_name
+    if value is None:
+        value = 1 if classes is None else min(classes)
+    entry = {"slice": args.slice or 0, "class": value, "points": points}
+    return [
+        parse_prompt({**entry, **({} if box is None else {"box": box})}, classes, "command line")
+        for box in boxes or [None]
+    ]

@@ -1,12 +1,16 @@
 """train.yaml and multi_gpu.yaml in two processes on the processor, by Gloo."""
 
 import csv
+import faulthandler
 import json
+import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,10 +27,13 @@ from samtune.networks import build_sam
 from samtune.peft.adapt import trained_state
 from samtune.peft.adapter_file import read_adapter, save_adapter
 from samtune.training.distributed import main_only
+from samtune.training.errors import root_cause
 from samtune.training.network import build_network
+from samtune.training.stopping import EXIT_CODE
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 TRAIN, MULTI = str(CONFIGS / "train.yaml"), str(CONFIGS / "multi_gpu.yaml")
+SECONDS = 100  # a hang is a failure
 # plain steps of a loss that is the mean over the samples: then gradients of two halves average to
 # that of the whole.
 PLAIN = """
@@ -54,18 +61,48 @@ SETTINGS = {
 }
 
 
-def workflow(files, copy_to=None, **settings):
-    """A run; ``copy_to``: where its folder goes as a kill after the first epoch would leave it."""
-    made = create_workflow(
+def make(files, **settings):
+    return create_workflow(
         config_file=[str(file) for file in files], run_id="training", logging_file=False, **settings
     )
-    if copy_to is not None:
-        trainer = made.parser.get_parsed_content("train::trainer")
-        path = made.parser.get_parsed_content("output_dir")
-        copy = partial(shutil.copytree, path, copy_to)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), main_only(lambda: copy()))
+
+
+def workflow(files, **settings):
+    """A run."""
+    made = make(files, **settings)
     made.run()
     return made
+
+
+def disturb(made, copy_to=None, sigterm=None, poison=None):
+    """What happens to a run.
+
+    Args:
+        made: the run.
+        copy_to: where its folder goes as a kill after the first epoch would leave it.
+        sigterm, poison: rank and iteration: in it the process gets SIGTERM, or the batch holds NaN.
+    """
+    trainer = made.parser.get_parsed_content("train::trainer")
+    if copy_to is not None:
+        copy = partial(shutil.copytree, made.parser.get_parsed_content("output_dir"), copy_to)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), main_only(lambda: copy()))
+    if sigterm is not None and sigterm[0] == dist.get_rank():
+        event = Events.ITERATION_STARTED(once=sigterm[1])
+        trainer.add_event_handler(event, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if poison is not None and poison[0] == dist.get_rank():
+        event = Events.ITERATION_STARTED(once=poison[1])
+        trainer.add_event_handler(event, lambda engine: engine.state.batch["image"].fill_(math.nan))
+
+
+def outcome(made):
+    """How a run ends: ``None``, its exit code or what its error says."""
+    try:
+        made.run()
+    except SystemExit as error:
+        return error.code
+    except RuntimeError as error:
+        return str(root_cause(error))
+    return None
 
 
 def facts(made):
@@ -76,7 +113,7 @@ def facts(made):
     return {
         "trained": trained_state(parser.get_parsed_content("network")),
         "rows": dice.per_case,
-        "metric": parser.get_parsed_content("validate::evaluator").state.metrics["val_dice"],
+        "metric": parser.get_parsed_content("validate::evaluator").state.metrics.get("val_dice"),
         "iteration": trainer.state.iteration,
         "wrapped": isinstance(trainer.network, DistributedDataParallel),
         "encoded": parser.get_parsed_content("train::dataset").disk.counts.missing,
@@ -87,6 +124,7 @@ def facts(made):
 def work(rank, ports, folder, runs):
     """One of two processes: trains each of ``runs`` in turn."""
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(SECONDS, exit=True)  # where it hangs
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": "2",
@@ -96,20 +134,31 @@ def work(rank, ports, folder, runs):
     }
     for port, (name, settings) in zip(ports, runs.items(), strict=True):
         os.environ["MASTER_PORT"] = str(port)  # a new one: the last one's store may linger
-        made = workflow([TRAIN, f"{folder}/plain.yaml", MULTI], **settings)
-        torch.save(facts(made), f"{folder}/{name}_{rank}.pt")
+        settings = {"files": [f"{folder}/plain.yaml"], **settings}
+        what = {key: settings.pop(key, None) for key in ("copy_to", "sigterm", "poison")}
+        made = make([TRAIN, *settings.pop("files"), MULTI], **settings)
+        disturb(made, **what)
+        ended = outcome(made)
+        torch.save({**facts(made), "ended": ended}, f"{folder}/{name}_{rank}.pt")
         made.finalize()
         assert not dist.is_initialized()
 
 
 def two(folder, **runs):
-    """Both processes' facts of each run."""
+    """Both processes' facts of each run, one after the other."""
     with ExitStack() as stack:
         free = [stack.enter_context(socket.socket()) for _ in runs]
         for one in free:
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in free]
-    mp.spawn(work, (ports, str(folder), runs), nprocs=2)
+    processes = mp.spawn(work, (ports, str(folder), runs), nprocs=2, join=False)
+    try:
+        end = time.monotonic() + SECONDS + 40
+        while not processes.join(1):
+            assert time.monotonic() < end, "hangs"
+    finally:
+        for process in processes.processes:
+            process.kill()
     return {
         name: [torch.load(folder / f"{name}_{rank}.pt", weights_only=False) for rank in range(2)]
         for name in runs
@@ -154,19 +203,37 @@ def settings(folder, odd_slices):
 
 
 @pytest.fixture(scope="module")
-def both(folder, settings):
-    """Facts of two processes, and of one with the doubled batch."""
+def pairs(folder, settings):
+    """Facts of two processes: whole, with accumulation, stopped, gone on, with NaN in one."""
     own = {**settings, "run_name": "two", "cache_dir": str(folder / "cache")}
-    results = two(folder, two=own)["two"]
+    halves = {**own, "batch_size": 1, "accumulation": 2}
+    return two(
+        folder,
+        two=own,
+        halves={**halves, "run_name": "halves"},
+        # five iterations an epoch, steps after the second, the fourth and the fifth
+        stopped={**halves, "run_name": "stopped", "sigterm": (1, 3)},
+        again={**halves, "run_name": "stopped"},
+        poisoned={**own, "run_name": "poisoned", "poison": (1, 2)},
+    )
+
+
+@pytest.fixture(scope="module")
+def both(folder, settings, pairs):
+    """Facts of two processes, and of one with the doubled batch."""
+    results = pairs["two"]
     single = {**settings, "run_name": "one", "batch_size": 4, "cache_dir": str(folder / "cache_1")}
     return [*results, facts(workflow([TRAIN, folder / "plain.yaml"], **single))]
 
 
-def test_two_processes_train_as_one_with_the_doubled_batch(both, folder, settings):
-    first, second, one = both
+@pytest.mark.parametrize(("run", "iterations"), [("two", 6), ("halves", 10)])
+def test_two_processes_train_as_one_with_the_doubled_batch(both, pairs, folder, run, iterations):
+    """Also where each takes its half of the batch in two."""
+    (first, second), one = pairs[run], both[2]
     assert first["wrapped"]
     assert not one["wrapped"]
-    assert first["iteration"] == second["iteration"] == one["iteration"] == 6
+    assert first["iteration"] == second["iteration"] == iterations
+    assert one["iteration"] == 6
     start = read_adapter(folder / "start.safetensors").tensors
     assert set(start) == set(one["trained"])
     moved = {}
@@ -204,10 +271,30 @@ def test_chance_differs_between_processes(both):
     assert first["seed"] == one["seed"] != second["seed"]
 
 
+def test_sigterm_to_one_stops_all_and_they_go_on_within_the_step(pairs, folder):
+    for whole, stopped, again in zip(
+        *(pairs[k] for k in ("halves", "stopped", "again")), strict=True
+    ):
+        assert (stopped["ended"], stopped["iteration"]) == (EXIT_CODE, 3)
+        assert (again["ended"], again["iteration"]) == (None, 10)
+        for name, tensor in whole["trained"].items():
+            assert torch.equal(again["trained"][name], tensor), name
+    assert curve(folder / "runs/stopped") == curve(folder / "runs/halves")
+
+
+def test_a_loss_of_one_that_is_not_finite_ends_all_with_its_slices(pairs, folder):
+    first, second = (facts_of["ended"] for facts_of in pairs["poisoned"])
+    assert first == second
+    assert "the loss is nan (epoch 1, iteration 2): the image holds NaN" in first
+    assert not (folder / "runs/poisoned/adapter_last.safetensors").exists()
+
+
 def test_only_one_process_writes_and_names_are_the_networks_own(both, folder):
     run = folder / "runs/two"
     assert len(list(run.glob("tensorboard/*"))) == len(list(folder.glob("runs/one/tensorboard/*")))
     assert json.loads((run / "run.json").read_text())["processes"] == 2
+    (entry,) = json.loads((run / "resources.json").read_text())["commands"]
+    assert (entry["processes"], entry["last_iteration"]) == (2, 6)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert set(state["trained"]) == set(both[2]["trained"])
 
@@ -242,13 +329,31 @@ def test_two_processes_go_on_after_a_kill_as_if_there_had_been_none(folder, sett
         whole={**own, "run_name": "whole", "copy_to": copy},
         killed={**own, "run_name": "killed"},
         sober={**own, "run_name": "sober", "dropout": 0.0},
+        stopped={**own, "run_name": "stopped_twice", "sigterm": (0, 2)},
+        again={**own, "run_name": "stopped_twice"},
     )
     assert curve(folder / "runs/killed") == curve(folder / "runs/whole")
-    for whole, killed, sober in zip(*found.values(), strict=True):
+    for whole, killed, sober, stopped, again in zip(*found.values(), strict=True):
+        assert stopped["iteration"] == 2
         for name, tensor in whole["trained"].items():
             assert torch.equal(killed["trained"][name], tensor), name
+            assert torch.equal(again["trained"][name], tensor), name
         lora = next(name for name in whole["trained"] if "lora_b" in name)
         assert not torch.equal(whole["trained"][lora], sober["trained"][lora])  # chance took part
+
+
+@pytest.mark.slow
+def test_prompts_of_each_kind(folder, settings):
+    prompted = {"files": [str(CONFIGS / "prompted.yaml")], "init_adapter": None, "epochs": 1}
+    own = {**settings, **prompted, "cache_dir": str(folder / "cache")}
+    kinds = ("box", "hybrid", "clicks")
+    runs = {kind: {**own, "run_name": kind, "prompts": kind, "clicks": 2} for kind in kinds}
+    for (first, second), kind in zip(two(folder, **runs).values(), kinds, strict=True):
+        assert first["ended"] is second["ended"] is None, kind
+        assert first["rows"] == second["rows"]
+        assert len(first["rows"]) == 3
+        for name, tensor in first["trained"].items():
+            assert torch.equal(second["trained"][name], tensor), name
 
 
 @pytest.mark.slow

@@ -14,12 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from samtune.peft.adapter_file import read_adapter
 from samtune.preprocessing.manifest import load_manifest
 from samtune.training.network import build_network
 from samtune.training.predict import predict
+from tests.conftest import slice_tiny
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 NAMES = ("train", "evaluate", "inference", "zero_shot")
@@ -50,7 +52,7 @@ def test_a_run_leaves_adapters_checkpoint_curve_and_events(tiny_run):
     names = {path.name for path in tiny_run.path.iterdir()}
     assert names >= {
         *("adapter_best.safetensors", "adapter_last.safetensors", "checkpoint.pt"),
-        *("curve.csv", "run.json", "tensorboard"),
+        *("curve.csv", "run.json", "config.yaml", "resources.json", "tensorboard"),
     }
     assert any((tiny_run.path / "tensorboard").glob("events.out.tfevents.*"))
     rows = read(tiny_run.path / "curve.csv")
@@ -330,6 +332,11 @@ def test_another_configuration_of_a_run_names_the_keys(tiny_run, run_bundle):
         ({"views": 1}, ValueError, "random transforms need views > 1"),
         ({"classes": {1: "front"}}, ValueError, "label values [3] are not among the classes [1]"),
         ({"checkpoint": "x.pth"}, FileNotFoundError, "checkpoint 'x.pth' does not exist"),
+        ({"rnak": 4}, ValueError, "there is no key 'rnak' in train.yaml, nearest is 'rank'"),
+        ({"run_name": "../x"}, ValueError, "run_name must be the name of a folder below runs_dir"),
+        ({"runs_dir": __file__}, OSError, "test_sam_finetune.py"),  # can't be written to
+        ({"tracker": "neptune"}, ValueError, "tracker must be null, mlflow or wandb"),
+        ({"max_minutes": 0}, ValueError, "max_minutes must be positive or null"),
     ],
 )
 def test_wrong_settings(
@@ -337,10 +344,34 @@ def test_wrong_settings(
 ):
     paths = {"dataset_dir": str(mini_slices), "runs_dir": str(tmp_path)}
     with pytest.raises((RuntimeError, kind)) as caught:
-        run_bundle("train", "training", **paths, **{"device": "cpu", **overrides})
+        run_bundle("train", "training", **{**paths, "device": "cpu", **overrides})
     cause = root_cause(caught.value)
     assert isinstance(cause, kind)
     assert message in str(cause)
+
+
+@pytest.mark.parametrize("config", ["evaluate", "inference", "zero_shot"])
+def test_a_misspelt_key_of_the_other_configs(run_bundle, config):
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        run_bundle(config, bach_size=2)
+    assert f"no key 'bach_size' in {config}.yaml, nearest is 'batch_size'" in str(
+        root_cause(caught.value)
+    )
+
+
+def test_an_empty_split(run_bundle, tiny_volumes, tmp_path):
+    slices = slice_tiny(tiny_volumes, tmp_path / "slices", (5, 0, 1))
+    paths = {"dataset_dir": str(slices), "runs_dir": str(tmp_path)}
+    with pytest.raises(RuntimeError) as caught:
+        run_bundle("train", "training", **paths, checkpoint="random", arch="lite_medsam")
+    assert "has no slices in split 'val', it has: test, train" in str(root_cause(caught.value))
+
+
+def test_the_merged_config_is_saved(tiny_run):
+    config = yaml.safe_load((tiny_run.path / "config.yaml").read_text())
+    base = yaml.safe_load((CONFIGS / "train.yaml").read_text())
+    given = {**tiny_run.settings, "runs_dir": str(tiny_run.path.parent), "run_name": "whole"}
+    assert config == {**base, **given}
 
 
 def test_evaluating_a_folder_that_is_no_run(run_bundle, tmp_path):

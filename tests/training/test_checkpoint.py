@@ -1,16 +1,25 @@
+import random
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import RandAffined
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from samtune.peft.adapter_file import read_adapter
 from samtune.peft.lora import LoRA
-from samtune.training.checkpoint import CHECKPOINT, RunCheckpoint
+from samtune.training.checkpoint import CHECKPOINT, RunCheckpoint, keep_state
 from samtune.training.handlers import SetEpoch
 
 
-def attach(training, path, *, interval=1):
+def attach(training, path, *, interval=1, **options):
     """The handlers of train.yaml that decide about weights, in its order."""
     checkpoint = RunCheckpoint(
         path,
@@ -20,6 +29,7 @@ def attach(training, path, *, interval=1):
         validator=training.validator,
         metric="val_dice",
         task=training.task,
+        **options,
     )
     for handler in (
         SetEpoch([training.sampler, training.dataset]),
@@ -36,8 +46,6 @@ class StoppedError(Exception):
 
 
 def stop_after(training, epoch):
-    from ignite.engine import Events
-
     @training.trainer.on(Events.EPOCH_COMPLETED)  # after the checkpoint
     def stop(engine):
         if engine.state.epoch == epoch:
@@ -85,7 +93,7 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(make_training, tmp_pat
         assert all(torch.equal(found[key], expected[key]) for key in expected), name
     one, two = (torch.load(tmp_path / run / CHECKPOINT) for run in ("whole", "part"))
     assert (one["epoch"], one["iteration"], one["best"]) == (3, 6, two["best"])
-    assert torch.equal(one["rng"], two["rng"])
+    assert torch.equal(one["chance"]["torch"], two["chance"]["torch"])
 
 
 def test_a_finished_run_is_left_alone(make_training, tmp_path):
@@ -187,8 +195,8 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(make_training, tmp_path, 
     again = make_training(epochs=2)
     attach(again, tmp_path)
 
-    def fail(state, path):
-        path.write_bytes(b"half")
+    def fail(state, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
@@ -196,3 +204,228 @@ def test_a_kill_while_saving_keeps_the_last_checkpoint(make_training, tmp_path, 
         again.trainer.run()
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+# Within an epoch
+
+
+def test_stopped_within_an_epoch_with_a_loader_that_draws_its_own_order(make_training, tmp_path):
+    """Shuffled by the global generator, noise from NumPy's and Python's: a user's own dataset."""
+
+    class Chancy(torch.utils.data.Dataset):
+        def __init__(self, data):
+            self.data, self.loaded = data, []
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            self.loaded.append(index)
+            item = dict(self.data[index])
+            noise = np.random.rand() + random.random() + float(torch.rand(()))  # noqa: NPY002
+            return {**item, "image": item["image"] * noise}
+
+    def make():
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        training = make_training(cache=False)
+        data = Chancy(training.dataset)
+        training.trainer.data_loader = DataLoader(data, batch_size=2, shuffle=True)
+        training.trainer.state.epoch_length = 3
+        return training, data
+
+    whole, data = make()
+    attach(whole, tmp_path / "whole")
+    whole.trainer.run()
+    part, _ = make()
+    attach(part, tmp_path / "part", minutes=0)
+    stop_at(part, iteration=5)
+    with pytest.raises(StoppedError):
+        part.trainer.run()
+    again, rest = make()
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    random.seed(99)
+    attach(again, tmp_path / "part")
+    again.trainer.run()
+    assert rest.loaded == data.loaded[5 * 2 :]  # what was done is not even loaded
+    expected = load_file(tmp_path / "whole/adapter_last.safetensors")
+    found = load_file(tmp_path / "part/adapter_last.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def stop_at(training, iteration):
+    @training.trainer.on(Events.ITERATION_COMPLETED(once=iteration))
+    def stop(engine):
+        raise StoppedError
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # each iteration
+@pytest.mark.parametrize("stopped", [1, 2, 4])
+def test_an_open_accumulation_is_kept(make_training, tmp_path, stopped):
+    """Two batches a step, three an epoch; momentum moves parameters whose gradient is zero, too."""
+
+    def make():
+        training = make_training(optimizer=partial(torch.optim.SGD, momentum=0.9))
+        training.trainer.data_loader = DataLoader(
+            training.dataset, batch_size=2, sampler=training.sampler
+        )
+        training.trainer.state.epoch_length = 3
+        training.trainer.accumulation_steps = 2
+        return training
+
+    whole = make()
+    attach(whole, tmp_path / "whole")
+    whole.trainer.run()
+    part = make()
+    attach(part, tmp_path / "part", minutes=0)
+    stop_at(part, stopped)
+    with pytest.raises(StoppedError):
+        part.trainer.run()
+    gradients = torch.load(tmp_path / "part/checkpoint.pt")["gradients"]
+    assert {gradient is not None for gradient in gradients.values()} == {stopped % 3 == 1}
+    again = make()
+    attach(again, tmp_path / "part")
+    again.trainer.run()
+    expected = load_file(tmp_path / "whole/adapter_last.safetensors")
+    found = load_file(tmp_path / "part/adapter_last.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_state_of_other_handlers_is_kept(make_training, tmp_path):
+    class Counter:
+        number = 0
+
+        def state_dict(self):
+            return {"number": self.number}
+
+        def load_state_dict(self, state):
+            self.number = state["number"]
+
+    training, counter = make_training(epochs=1), Counter()
+    keep_state(training.trainer, "counter", counter)
+    counter.number = 7
+    attach(training, tmp_path)
+    training.trainer.run()
+    again, counter = make_training(epochs=2), Counter()
+    keep_state(again.trainer, "counter", counter)
+    attach(again, tmp_path)
+    again.trainer.run()
+    assert counter.number == 7
+
+
+def test_a_run_that_another_handler_ended_is_finished(make_training, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for expected in ("", "finished: "):
+        training = make_training()
+        training.trainer.add_event_handler(
+            Events.EPOCH_COMPLETED(once=2), training.trainer.terminate
+        )
+        attach(training, tmp_path)
+        training.trainer.run()
+        assert training.trainer.state.epoch == 2
+        assert expected in caplog.text
+    assert caplog.text.count("finished: ") == 1
+
+
+def test_more_epochs_go_on_and_say_what_that_is(make_training, tmp_path, caplog):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    again = make_training(epochs=2)
+    attach(again, tmp_path)
+    again.trainer.run()
+    assert again.trainer.state.iteration == 4
+    assert "epochs was 1, now 2: the learning rate goes on along the schedule of 2" in caplog.text
+
+
+# Several files
+
+
+def test_an_adapter_that_a_kill_left_out_is_written_by_the_next_command(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    expected = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    names = ("adapter_best.safetensors", "adapter_last.safetensors")
+    other = make_training(epochs=1, learning_rate=0.1)
+    attach(other, tmp_path / "other")
+    other.trainer.run()
+    for spoil in (Path.unlink, lambda path: path.write_bytes(b"x")):
+        for name in names:
+            spoil(tmp_path / name)
+            again = make_training(epochs=1)
+            attach(again, tmp_path)
+            again.trainer.run()
+            assert (tmp_path / name).read_bytes() == expected[name]
+    for name in names:  # of an epoch before, as a kill between two writes leaves it
+        shutil.copy(tmp_path / "other" / name, tmp_path / name)
+    again = make_training(epochs=1)
+    attach(again, tmp_path)
+    again.trainer.run()
+    assert {name: (tmp_path / name).read_bytes() for name in names} == {
+        name: expected[name] for name in names
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
+def test_a_full_disk_keeps_the_checkpoint_and_names_the_file(make_training, tmp_path):
+    """A limit of the file size refuses the write as a full disk does."""
+    import resource
+
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    again = make_training(epochs=2)
+    attach(again, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.pt"):
+            again.trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    attach(third := make_training(epochs=2), tmp_path)
+    third.trainer.run()
+    assert third.trainer.state.iteration == 4
+
+
+def test_a_checkpoint_of_another_run_is_refused(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path, run_id="one")
+    training.trainer.run()
+    again = make_training(epochs=2)
+    attach(again, tmp_path, run_id="two")
+    with pytest.raises(ValueError, match=r"is of another run \(id one\) than run.json .*id two"):
+        again.trainer.run()
+
+
+def test_an_epoch_of_another_length_is_refused(make_training, tmp_path):
+    training = make_training()
+    attach(training, tmp_path, minutes=0)
+    stop_at(training, 1)
+    with pytest.raises(StoppedError):
+        training.trainer.run()
+    again = make_training()
+    again.trainer.state.epoch_length = 3
+    attach(again, tmp_path)
+    with pytest.raises(ValueError, match="within an epoch of 2 iterations, here an epoch has 3"):
+        again.trainer.run()
+
+
+def test_an_older_checkpoint_is_read(make_training, tmp_path):
+    training = make_training(epochs=1)
+    attach(training, tmp_path)
+    training.trainer.run()
+    state = torch.load(tmp_path / CHECKPOINT)
+    old = {key: state[key] for key in ("trained", "optimizer", "lr_scheduler", "best")}
+    old |= {key: state[key] for key in ("epoch", "iteration")}
+    old |= {"rng": state["chance"]["torch"], "cuda_rng": state["chance"]["cuda"]}
+    torch.save(old, tmp_path / CHECKPOINT)
+    again = make_training(epochs=2)
+    attach(again, tmp_path, run_id="any")
+    again.trainer.run()
+    assert again.trainer.state.iteration == 4

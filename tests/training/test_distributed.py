@@ -5,10 +5,13 @@ import socket
 
 import pytest
 import torch
+from ignite.engine import Events
 
 from samtune.training import distributed
+from samtune.training.checkpoint import CHECKPOINT
 from samtune.training.device import pick_device
 from samtune.training.distributed import (
+    anywhere,
     device_of_process,
     gather,
     gather_rows,
@@ -21,6 +24,7 @@ from samtune.training.distributed import (
     parallel,
     unwrap,
 )
+from tests.training.test_checkpoint import StoppedError, attach, stop_after, stop_at
 
 ENVIRONMENT = {
     "RANK": "0",
@@ -46,6 +50,8 @@ def test_one_process_gathers_what_it_has():
     assert is_main()
     assert gather(3) == [3]
     assert mean(2.5) == 2.5
+    assert anywhere(True)
+    assert not anywhere(False)
     assert list(gather_rows({"b": 1, "a": 2})) == ["a", "b"]
     layer = torch.nn.Linear(1, 1)
     assert unwrap(layer) is layer
@@ -119,3 +125,46 @@ def test_processes_that_follow_leave_the_word_to_the_first(torchrun, monkeypatch
     let_the_first_speak(ValueError("of another"))
     assert len(waited) == 2
     assert logging.root.manager.disable == logging.NOTSET
+
+
+def of_two(path):
+    """Let a checkpoint be that of two processes."""
+    state = torch.load(path / CHECKPOINT)
+    names = ("chance", "gradients", "kept", "epoch_chance")
+    state["others"] = [{name: state[name] for name in names if name in state}]
+    torch.save(state, path / CHECKPOINT)
+
+
+def test_within_an_epoch_only_as_many_processes_go_on(make_training, tmp_path):
+    training = make_training()
+    attach(training, tmp_path, minutes=0)
+    stop_at(training, 1)
+    with pytest.raises(StoppedError):
+        training.trainer.run()
+    of_two(tmp_path)
+    again = make_training()
+    attach(again, tmp_path)
+    with pytest.raises(ValueError, match=r"number of processes differ \(2 then, 1 now\)"):
+        again.trainer.run()
+
+
+def test_after_an_epoch_another_number_of_processes_draws_anew(make_training, tmp_path):
+    training = make_training()
+    attach(training, tmp_path)
+    stop_after(training, 1)
+    with pytest.raises(StoppedError):
+        training.trainer.run()
+    of_two(tmp_path)
+    again = make_training()
+    again.trainer.state.epoch_length = 3
+    attach(again, tmp_path)
+    at_start = []
+    again.trainer.add_event_handler(
+        Events.EPOCH_STARTED, lambda: at_start.append(torch.get_rng_state())
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        again.trainer.run()
+    assert again.trainer.state.iteration == 3 * again.trainer.state.max_epochs
+    assert torch.equal(at_start[0], before)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from samtune.training import paths
-from samtune.training.paths import bundle_root, dataset_folder
+from samtune.training.paths import bundle_root, dataset_folder, run_dir
 
 
 def make_slices(folder: Path) -> Path:
@@ -50,3 +50,15 @@ def test_a_given_folder_is_taken_or_named(tmp_path):
     assert dataset_folder(str(slices)) == slices
     with pytest.raises(FileNotFoundError, match=r"no slices \(manifest\.json\) in .*/other;"):
         dataset_folder(tmp_path / "other")
+
+
+def test_a_run_lies_below_its_folder_of_runs(tmp_path):
+    assert Path(run_dir(tmp_path, "one")) == tmp_path / "one"
+    assert Path(run_dir(tmp_path, "study/fold_0")) == tmp_path / "study/fold_0"
+    assert Path(run_dir("./runs", 7)) == Path("runs/7")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "", ".", "..", "a\\b"])
+def test_a_run_name_that_leads_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="run_name must be the name of a folder below runs_dir"):
+        run_dir(tmp_path, name)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -235,7 +236,7 @@ def test_an_adapter_that_was_not_written_yet(started):
 
 
 def test_adapter_is_best_or_last(started):
-    with pytest.raises(ValueError, match="'best' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="'best', 'last' or, with prompts, 'none', got 'first'"):
         load_run(started.path).network("first")
 
 
@@ -256,11 +257,90 @@ def test_trained_run_gives_the_chosen_network(tiny_run):
 
 def test_commit_is_noted_in_a_checkout_only(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "__file__", str(tmp_path / "samtune/training/run_folder.py"))
-    assert module._git_commit() is None
+    assert module._git_state() == (None, None)
     (tmp_path / "samtune/.git").mkdir(parents=True)
 
     def no_git(*args, **kwargs):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(subprocess, "run", no_git)
-    assert module._git_commit() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", no_git)
+        assert module._git_state() == (None, None)
+    (tmp_path / "samtune/.git").rmdir()
+    git = ["git", "-C", str(tmp_path / "samtune"), "-c", "user.name=n", "-c", "user.email=e"]
+    (tmp_path / "samtune/file").write_text("a")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "m"]):
+        subprocess.run([*git, *command], check=True)
+    commit, dirty = module._git_state()
+    assert (len(commit), dirty) == (40, False)
+    (tmp_path / "samtune/file").write_text("b")
+    assert module._git_state() == (commit, True)
+
+
+def test_split_and_files_are_recorded(make_folder, tiny_manifest, tmp_path):
+    (tmp_path / "start.safetensors").write_bytes(b"any")
+    folder = make_folder(init_adapter=str(tmp_path / "start.safetensors"))
+    folder.start()
+    record = load_run(folder.path).record
+    for split, cases in record["data"]["split"].items():
+        assert cases == sorted({row.case for row in tiny_manifest.select(split)})
+    assert set(record["data"]["split"]) == {"train", "val", "test"}
+    assert record["files"] == {"init_adapter": hashlib.sha256(b"any").hexdigest()}
+    assert not (folder.path / "config.yaml").exists()  # no bundle: no config
+
+
+@pytest.mark.parametrize("key", ["init_adapter", "text_embeddings"])
+def test_a_file_may_move_but_not_change(make_folder, tmp_path, after_an_epoch, key):
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    first = make_folder(**{key: str(tmp_path / "a")})
+    first.start()
+    after_an_epoch()
+    moved = make_folder(**{key: str(tmp_path / "b")})
+    moved.start()
+    assert moved.run_id == first.run_id
+    with pytest.raises(FileExistsError, match=f"{key} had SHA-256 .*, now"):
+        make_folder(**{key: str(tmp_path / "c")}).start()
+    with pytest.raises(FileExistsError, match=f"{key} had SHA-256 .*, now None"):
+        make_folder().start()
+
+
+def test_a_run_keeps_the_id_that_it_began_with(make_folder, after_an_epoch):
+    first = make_folder()
+    first.start()
+    assert make_folder(zoom=[0.5, 1.1]).run_id != first.run_id
+    assert make_folder(epochs=9, device="cuda", max_minutes=3).run_id == first.run_id
+    after_an_epoch()
+    file = first.path / "run.json"  # as an older version hashed it
+    record = json.loads(file.read_text()) | {"run_id": "older"}
+    file.write_text(json.dumps(record))
+    again = make_folder(epochs=9)
+    again.start()
+    assert again.run_id == load_run(first.path).record["run_id"] == "older"
+
+
+def test_a_checkpoint_within_the_first_epoch_binds_too(make_folder):
+    make_folder().start()
+    (make_folder().path / "checkpoint.pt").touch()
+    with pytest.raises(FileExistsError, match="batch_size was None, now 4"):
+        make_folder(batch_size=4).start()
+
+
+def test_other_versions_are_told(make_folder, after_an_epoch, caplog):
+    folder = make_folder()
+    folder.start()
+    after_an_epoch()
+    make_folder().start()
+    assert "other versions" not in caplog.text
+    file = folder.path / "run.json"
+    record = json.loads(file.read_text())
+    record["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(record))
+    make_folder().start()
+    assert "goes on with other versions, to other bits: torch 1.0 -> " in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_folder, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(OSError, match="runs"):
+        make_folder().start()

@@ -179,3 +179,15 @@ def test_a_name_without_an_embedding_is_an_error(build, embeddings):
         build(["kidney"], text_embeddings=embeddings[0])
     with pytest.raises(ValueError, match="need class_names"):
         build_network(num_classes=1, peft=LORA, text_embeddings=embeddings[0])
+
+
+@torch.no_grad()
+def test_prompted_training_goes_on_from_prompted_training_whatever_the_classes(build, trained):
+    path, source = trained(prompts="box")
+    network = build(["tumour"], init_adapter=path, prompts="box")
+    assert network.joined.joined == ()
+    for name, tensor in read_adapter(path).tensors.items():
+        assert torch.equal(network.state_dict()[name], tensor)
+        assert torch.equal(source.state_dict()[name], tensor)
+    with pytest.raises(ValueError, match="prompts is box in the file, none here"):
+        build(["liver"], init_adapter=path)

@@ -1,0 +1,79 @@
+"""How much each class counts in the pixel term of the loss."""
+
+import math
+from collections.abc import Mapping
+
+from samtune.preprocessing.manifest import Manifest
+from samtune.training.task import Task
+
+BACKGROUND = "background"
+
+
+def class_weights(
+    weights: str | Mapping[str, float] | None, manifest: Manifest, task: Task
+) -> list[float] | None:
+    """Weights of the background and of each foreground channel.
+
+    Args:
+        weights: ``None``: all alike; ``inverse_frequency``: all pixels over C times those of the
+            class, of the C classes, counted in the training split's slices as they are stored;
+            or weights by class name, and by ``background``, those that are not named 1.
+        manifest, task: what is trained.
+
+    Returns:
+        A weight a channel, background first (unused where channels may overlap), or ``None``.
+
+    Raises:
+        ValueError: an unknown rule or class, a weight that is not above 0, or a class without a
+            pixel in the training split.
+    """
+    if weights is None:
+        return None
+    names = [BACKGROUND, *task.channel_names]
+    if isinstance(weights, str):
+        if weights != "inverse_frequency":
+            msg = (
+                "class_weights must be null, inverse_frequency or a mapping of class names to "
+                f"weights, got '{weights}'"
+            )
+            raise ValueError(msg)
+        return _inverse(manifest, task)
+    known = names if task.activation == "softmax" else names[1:]
+    unknown = sorted(set(map(str, weights)) - set(known))
+    if unknown:
+        msg = f"class_weights: no class '{unknown[0]}', there are: {', '.join(known)}"
+        raise ValueError(msg)
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not _usable(weight):
+            msg = f"class_weights: weight of '{name}' must be a number above 0, got {weight!r}"
+            raise ValueError(msg)
+    return [float(weights.get(name, 1.0)) for name in names]
+
+
+def _usable(weight: float) -> bool:
+    return 0 < weight < math.inf
+
+
+def _inverse(manifest: Manifest, task: Task) -> list[float]:
+    counts: dict[int, int] = {}
+    total = 0
+    for row in manifest.select("train"):
+        geometry = manifest.cases[row.case].geometry
+        plane = geometry.plane
+        height, width = geometry.slices_shape[1:] if plane is None else plane.tiles.tile_hw
+        total += height * width
+        for value, number in (row.labels or {}).items():
+            counts[value] = counts.get(value, 0) + number
+    of_classes = sum(counts.get(value, 0) for value in task.class_values)
+    # unjudged pixels are not listed in the manifest: they count as background here
+    pixels = {BACKGROUND: total - of_classes}
+    for name, values in task.channel_labels.items():
+        pixels[name] = sum(counts.get(value, 0) for value in values)
+    empty = [name for name, number in pixels.items() if number == 0]
+    if empty:
+        msg = (
+            f"class_weights: '{empty[0]}' has no pixel in the training split of "
+            f"'{manifest.root}', so inverse_frequency gives it no weight; name the weights"
+        )
+        raise ValueError(msg)
+    return [total / (len(pixels) * number) for number in pixels.values()]

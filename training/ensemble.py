@@ -1,0 +1,192 @@
+"""Several runs as one model: which folders are meant, whether they fit, the network of all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from samtune.networks.weights import sha256_of
+from samtune.peft.adapt import trained_state
+from samtune.peft.adapter_file import load_adapter
+from samtune.preprocessing.manifest import Manifest
+from samtune.training.averaging import AveragedSegmenter, check_flips
+from samtune.training.joined import open_slices
+from samtune.training.network import AdaptedSegmenter
+from samtune.training.postprocess import Postprocessing
+from samtune.training.run_folder import RUN_FILE, TrainedRun, load_run
+
+FOLD_PATTERN = "fold_*"
+ANCHOR = ".anchor"  # of a basis that is turned to the signs an adapter refers to
+
+
+def open_runs(
+    path: str | Path, others: str | Path | Sequence[str | Path] | None = None
+) -> list[TrainedRun]:
+    """The runs that are meant by a folder, or by several.
+
+    Args:
+        path: folder of a run, or a folder with the runs of a cross-validation in ``fold_0``,
+            ``fold_1`` and so on.
+        others: more of either.
+
+    Raises:
+        FileNotFoundError: one is neither.
+        ValueError: a run is named twice, or the runs differ in what they segment or in how a scan
+            is made into slices; says in what.
+    """
+    listed = [others] if isinstance(others, str | Path) else list(others or [])
+    runs = [run for folder in [path, *listed] for run in _runs_of(Path(folder))]
+    seen: dict[Path, Path] = {}
+    for run in runs:
+        if run.path.resolve() in seen:
+            msg = f"run '{run.path}' is in the ensemble twice"
+            raise ValueError(msg)
+        seen[run.path.resolve()] = run.path
+    first = _shared_facts(runs[0])
+    for run in runs[1:]:
+        facts = _shared_facts(run)
+        different = [f"{k} {first[k]} and {facts[k]}" for k in first if first[k] != facts[k]]
+        if different:
+            msg = (
+                f"runs '{runs[0].path}' and '{run.path}' can't be an ensemble, they differ in "
+                f"{'; '.join(different)}"
+            )
+            raise ValueError(msg)
+    return runs
+
+
+def _runs_of(folder: Path) -> list[TrainedRun]:
+    if (folder / RUN_FILE).is_file():
+        return [load_run(folder)]
+    folds = sorted(
+        (one.parent for one in folder.glob(f"{FOLD_PATTERN}/{RUN_FILE}")),
+        key=lambda one: (len(one.name), one.name),  # fold_10 after fold_9
+    )
+    if not folds:
+        return [load_run(folder)]  # says what is missing
+    return [load_run(fold) for fold in folds]
+
+
+def _shared_facts(run: TrainedRun) -> dict[str, Any]:
+    task = run.task.to_dict()
+    return {
+        "classes": task["classes"],
+        "channels": task.get("channels"),
+        "intensity": run.intensity,
+        "axis": run.axis,
+        "slicing": {k: v for k, v in run.slicing.items() if not k.startswith("crop")},
+        "neighbours": run.neighbours,
+        "image_size": run.record["network"]["image_size"],
+        "normalization": run.record["network"]["normalization"],
+    }
+
+
+def load_averaged(
+    runs: Sequence[TrainedRun],
+    adapter: str = "best",
+    checkpoint: str | Path | None = None,
+    flips: str | None = "none",
+) -> AdaptedSegmenter | AveragedSegmenter:
+    """The trained network of one run, or the mean of several or of flips; ready to predict.
+
+    Runs that were adapted alike on the same base weights share one network: the base is read once,
+    and what is frozen of it runs once an image.
+
+    Args:
+        runs: from :func:`open_runs`.
+        adapter: ``best`` or ``last``.
+        checkpoint: base weights of all; ``None``: those each was trained with.
+        flips: see :class:`AveragedSegmenter`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :meth:`TrainedRun.network`; or unknown flips, or a run
+            with prompts among several.
+    """
+    flips = check_flips(flips)  # before anything is loaded
+    if len(runs) == 1 and flips == "none":
+        return runs[0].network(adapter, checkpoint)
+    for run in runs:
+        run.check_prompt_free()
+    networks: list[AdaptedSegmenter] = []
+    trained: list[list[Mapping[str, Tensor]]] = []
+    where: dict[str, int] = {}
+    for run in runs:
+        key = repr((sorted(_base_of(run).items()), checkpoint))
+        own = run.record["settings"].get("checkpoint") if checkpoint is None else checkpoint
+        file = run.path / f"adapter_{adapter}.safetensors"
+        if key in where and file.is_file():
+            number = where[key]
+            load_adapter(networks[number], file, peft=networks[number].peft)
+        else:
+            number = len(networks)
+            networks.append(run.network(adapter, own))
+            trained.append([])
+            where[key] = number
+        # values that are turned to a basis belong to the network they were loaded into
+        state = trained_state(networks[number])
+        if any(name.endswith(ANCHOR) for name in state):
+            del where[key]
+        trained[number].append({name: tensor.clone() for name, tensor in state.items()})
+    for number, sets in enumerate(trained):
+        if len(sets) == 1:  # the network is as it was loaded
+            trained[number] = []
+    return AveragedSegmenter(networks, trained=trained, flips=flips).eval()
+
+
+def batch_keys(network: nn.Module) -> list[str]:
+    """What of a batch the network takes beside the image: for flips, how large each slice is."""
+    return ["size_hw"] if isinstance(network, AveragedSegmenter) else []
+
+
+def _base_of(run: TrainedRun) -> dict[str, str]:
+    return {key: repr(value) for key, value in run.record["network"].items()}
+
+
+def adapter_hashes(runs: Sequence[TrainedRun], adapter: str) -> dict[str, str]:
+    """SHA-256 of each run's adapter file, by the run's folder as it was named."""
+    return {str(run.path): sha256_of(run.path / f"adapter_{adapter}.safetensors") for run in runs}
+
+
+def protocol(
+    runs: Sequence[TrainedRun],
+    adapter: str,
+    flips: str | None = "none",
+    postprocess: Postprocessing | None = None,
+    prompting: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the companion of a table of metrics says about these predictions."""
+    return {
+        **(prompting or {"prompt": "none"}),
+        "fine_tuned": adapter != "none",
+        "adapter": adapter,
+        "run": str(runs[0].path),
+        **({"ensemble": [str(run.path) for run in runs]} if len(runs) > 1 else {}),
+        "flips": check_flips(flips),
+        "postprocess": None if postprocess is None else postprocess.describe(runs[0].task.classes),
+    }
+
+
+def check_unseen(runs: Sequence[TrainedRun], manifest: Manifest, split: str) -> None:
+    """An ensemble must not be scored on cases that one of its members was trained on.
+
+    Slices of a member that are gone, or a split that is the training data itself, aren't checked.
+
+    Raises:
+        ValueError: names the case and the run.
+    """
+    if len(runs) == 1 or split == "train":
+        return
+    cases = {record.case for record in manifest.select(split)}
+    for run in runs:
+        try:
+            members = open_slices(run.dataset_dir)
+        except FileNotFoundError:
+            continue
+        both = sorted(cases & {record.case for record in members.select("train")})
+        if both:
+            msg = (
+                f"run '{run.path}' was trained on {len(both)} of the {len(cases)} cases of the "
+                f"split '{split}', such as '{both[0]}': the ensemble can't be scored on them"
+            )
+            raise ValueError(msg)
