@@ -33,7 +33,7 @@ from samtune.training.stopping import EXIT_CODE
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 TRAIN, MULTI = str(CONFIGS / "train.yaml"), str(CONFIGS / "multi_gpu.yaml")
-SECONDS = 100  # a hang is a failure
+SECONDS = 240  # a hang is a failure
 # plain steps of a loss that is the mean over the samples: then gradients of two halves average to
 # that of the whole.
 PLAIN = """
@@ -133,7 +133,8 @@ def work(rank, ports, folder, runs):
         "MASTER_ADDR": "127.0.0.1",
     }
     for port, (name, settings) in zip(ports, runs.items(), strict=True):
-        os.environ["MASTER_PORT"] = str(port)  # a new one: the last one's store may linger
+        # a new one: within a process torch may hand out the last run's store, with its old keys
+        os.environ["MASTER_PORT"] = str(port)
         settings = {"files": [f"{folder}/plain.yaml"], **settings}
         what = {key: settings.pop(key, None) for key in ("copy_to", "sigterm", "poison")}
         made = make([TRAIN, *settings.pop("files"), MULTI], **settings)
