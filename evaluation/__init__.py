@@ -3,6 +3,16 @@
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
+# Not lazily, these three are named like their modules: importing one of those would hide it.
+from samtune.evaluation.evaluate_folders import FolderReport, evaluate_folders
+from samtune.evaluation.score_case import (
+    failed_case_rows,
+    missing_case_rows,
+    score_case,
+    score_case_masks,
+)
+from samtune.evaluation.surface_scores import Definition, SurfaceScores, surface_scores
+
 __all__ = [
     "Comparison",
     "ComparisonSettings",
@@ -50,7 +60,6 @@ if TYPE_CHECKING:
     from samtune.evaluation.comparison import Comparison, ComparisonSettings, compare_tables
     from samtune.evaluation.comparison_files import write_comparison
     from samtune.evaluation.dice import dice_score
-    from samtune.evaluation.evaluate_folders import FolderReport, evaluate_folders
     from samtune.evaluation.metric_kinds import MetricKind, metric_kind
     from samtune.evaluation.metrics import MaskScores, Status, score_masks, worst_scores
     from samtune.evaluation.metrics_csv import MetricsCsv
@@ -62,23 +71,14 @@ if TYPE_CHECKING:
         regions_from_config,
         with_options,
     )
-    from samtune.evaluation.score_case import (
-        failed_case_rows,
-        missing_case_rows,
-        score_case,
-        score_case_masks,
-    )
     from samtune.evaluation.score_table import ScoreTable, read_score_table
     from samtune.evaluation.summary import SummaryRow, format_summary, summarise, write_summary
-    from samtune.evaluation.surface_scores import Definition, SurfaceScores, surface_scores
     from samtune.evaluation.table import Row, read_metrics
 
-# Loaded at first use: a process that scores one case needs neither statistics nor pictures.
+# Loaded at first use: a process that scores one case needs no pictures.
 _LAZY = {
     "Comparison": "comparison",
     "ComparisonSettings": "comparison",
-    "Definition": "surface_scores",
-    "FolderReport": "evaluate_folders",
     "Interval": "bootstrap",
     "MaskScores": "metrics",
     "MetricKind": "metric_kinds",
@@ -88,15 +88,11 @@ _LAZY = {
     "ScoreTable": "score_table",
     "Status": "metrics",
     "SummaryRow": "summary",
-    "SurfaceScores": "surface_scores",
     "compare_tables": "comparison",
     "dice_score": "dice",
-    "evaluate_folders": "evaluate_folders",
-    "failed_case_rows": "score_case",
     "format_summary": "summary",
     "mean_interval": "bootstrap",
     "metric_kind": "metric_kinds",
-    "missing_case_rows": "score_case",
     "overlay_grid": "overlay",
     "parse_labels": "regions",
     "parse_regions": "regions",
@@ -104,11 +100,8 @@ _LAZY = {
     "read_patients": "case_patients",
     "read_score_table": "score_table",
     "regions_from_config": "regions",
-    "score_case": "score_case",
-    "score_case_masks": "score_case",
     "score_masks": "metrics",
     "summarise": "summary",
-    "surface_scores": "surface_scores",
     "with_options": "regions",
     "worst_scores": "metrics",
     "write_comparison": "comparison_files",

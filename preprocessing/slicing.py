@@ -160,12 +160,17 @@ def volume_to_slices(array: Array, geometry: CaseGeometry) -> Array:
     Raises:
         ValueError: the array is not on the geometry's grid.
     """
+    return np.ascontiguousarray(slices_view(array, geometry))
+
+
+def slices_view(array: Array, geometry: CaseGeometry) -> Array:
+    """What :func:`volume_to_slices` gives, as a view: what is written there is in ``array``."""
     if array.shape[:3] != geometry.shape or array.ndim > 4:
         raise ValueError(
             f"case {geometry.case!r}: array has shape {array.shape}, expected {geometry.shape}"
         )
-    ras = apply_orientation(array, io_orientation(geometry.affine))
-    return np.ascontiguousarray(np.moveaxis(ras, geometry.axis, 0))
+    ras: Array = apply_orientation(array, io_orientation(geometry.affine))
+    return np.moveaxis(ras, geometry.axis, 0)
 
 
 def slices_to_volume(slices: Array, geometry: CaseGeometry) -> Array:

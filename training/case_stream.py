@@ -55,7 +55,7 @@ class CaseStream(ABC):
             self._flush()
             self._case = case
         if not isinstance(pred, StoredLogits):
-            self._slices[index] = pred
+            self.keep(index, pred)
             return
         tiles = self._tiles.setdefault(index, {})
         tiles[tile or 0] = pred
@@ -70,7 +70,11 @@ class CaseStream(ABC):
         whole = logits[0] if plane is None else plane.restore_logits(logits)
         # pixels of no tile and outside the crop: no class, and nothing to paint
         whole = np.where(np.isnan(whole), -np.inf, whole)
-        self._slices[index] = next(iter(tiles.values())).read(torch.from_numpy(whole))
+        self.keep(index, next(iter(tiles.values())).read(torch.from_numpy(whole)))
+
+    def keep(self, index: int, values: Array) -> None:
+        """Slice ``index`` of the case at hand is whole: kept until the case is."""
+        self._slices[index] = values
 
     def _flush(self) -> None:
         if self._case is not None:

@@ -262,26 +262,43 @@ class CaseLabelWriter(CaseStream):
         return self.sources.geometry(case)
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
-        """Write the files; the label last, so that where it is, all is."""
+        """Put the slices together and write the files."""
         geometry = self.sources.geometry(case)
         volume = assemble(slices, geometry, next(iter(slices.values())).dtype)
+        if volume.dtype.names is None:
+            self.write(case, volume)
+            return
+        probabilities = None if self.probabilities is None else volume[PROBABILITIES]
+        self.write(case, volume[LABEL], volume[CONFIDENCE], probabilities)
+
+    def write(
+        self,
+        case: str,
+        label: Array,
+        confidence: Array | None = None,
+        probabilities: Array | None = None,
+    ) -> None:
+        """Write the files of a case; the label last, so that where it is, all is.
+
+        Args:
+            case: its name.
+            label, confidence: ``i j k`` on its grid.
+            probabilities: ``i j k c``, needed where they are to be written.
+        """
         path, grid = self.sources.output(case), self.sources.grid(case)
-        fields = volume.dtype.names or ()
-        label = volume[LABEL] if fields else volume
         if self.postprocess is not None:
             label = self.postprocess(label, grid.spacing)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.probabilities is not None:
+        if self.probabilities is not None and probabilities is not None:
             write_probabilities(
                 probabilities_path(path, case, self.probabilities),
-                volume[PROBABILITIES],
+                probabilities,
                 self.channels,
                 like=grid,
             )
         write_label_file(path, label, like=grid)
         self.written.append(path)
         if self.classes is not None:
-            confidence = volume[CONFIDENCE] if fields else None
             self.rows.append(
                 quality_row(case, path.name, label, grid.spacing, self.classes, confidence)
             )

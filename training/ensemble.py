@@ -21,7 +21,10 @@ ANCHOR = ".anchor"  # of a basis that is turned to the signs an adapter refers t
 
 
 def open_runs(
-    path: str | Path, others: str | Path | Sequence[str | Path] | None = None
+    path: str | Path,
+    others: str | Path | Sequence[str | Path] | None = None,
+    *,
+    planes: bool = False,
 ) -> list[TrainedRun]:
     """The runs that are meant by a folder, or by several.
 
@@ -29,11 +32,13 @@ def open_runs(
         path: folder of a run, or a folder with the runs of a cross-validation in ``fold_0``,
             ``fold_1`` and so on.
         others: more of either.
+        planes: they may make a scan into slices differently, as along other axes; see
+            :func:`samtune.training.planes.cut_alike`.
 
     Raises:
         FileNotFoundError: one is neither.
-        ValueError: a run is named twice, or the runs differ in what they segment or in how a scan
-            is made into slices; says in what.
+        ValueError: a run is named twice, or the runs differ in what they segment or, without
+            ``planes``, in how a scan is made into slices; says in what.
     """
     listed = [others] if isinstance(others, str | Path) else list(others or [])
     runs = [run for folder in [path, *listed] for run in _runs_of(Path(folder))]
@@ -43,14 +48,17 @@ def open_runs(
             msg = f"run '{run.path}' is in the ensemble twice"
             raise ValueError(msg)
         seen[run.path.resolve()] = run.path
-    first = _shared_facts(runs[0])
     for run in runs[1:]:
-        facts = _shared_facts(run)
-        different = [f"{k} {first[k]} and {facts[k]}" for k in first if first[k] != facts[k]]
+        both = f"runs '{runs[0].path}' and '{run.path}'"
+        different = _differences(_meaning(runs[0]), _meaning(run))
+        if different:
+            msg = f"{both} can't be an ensemble, they differ in {different}"
+            raise ValueError(msg)
+        different = "" if planes else _differences(cut_of(runs[0]), cut_of(run))
         if different:
             msg = (
-                f"runs '{runs[0].path}' and '{run.path}' can't be an ensemble, they differ in "
-                f"{'; '.join(different)}"
+                f"{both} don't cut a scan alike, they differ in {different}: such an ensemble is "
+                "for samtune predict RUN --ensemble RUN ..., and samtune evaluate scores its files"
             )
             raise ValueError(msg)
     return runs
@@ -68,12 +76,23 @@ def _runs_of(folder: Path) -> list[TrainedRun]:
     return [load_run(fold) for fold in folds]
 
 
-def _shared_facts(run: TrainedRun) -> dict[str, Any]:
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    return "; ".join(f"{k} {first[k]} and {second[k]}" for k in first if first[k] != second[k])
+
+
+def _meaning(run: TrainedRun) -> dict[str, Any]:
+    """What the members of an ensemble share: what they segment, of which grey values."""
     task = run.task.to_dict()
     return {
         "classes": task["classes"],
         "channels": task.get("channels"),
         "intensity": run.intensity,
+    }
+
+
+def cut_of(run: TrainedRun) -> dict[str, Any]:
+    """How a run makes a scan into the images of its network."""
+    return {
         "axis": run.axis,
         "slicing": {k: v for k, v in run.slicing.items() if not k.startswith("crop")},
         "neighbours": run.neighbours,
@@ -170,7 +189,8 @@ def protocol(
 def check_unseen(runs: Sequence[TrainedRun], manifest: Manifest, split: str) -> None:
     """An ensemble must not be scored on cases that one of its members was trained on.
 
-    Slices of a member that are gone, or a split that is the training data itself, aren't checked.
+    A split that is the training data itself isn't checked, nor a member that has its training cases
+    neither in ``run.json`` nor in slices that are still there.
 
     Raises:
         ValueError: names the case and the run.
@@ -179,14 +199,20 @@ def check_unseen(runs: Sequence[TrainedRun], manifest: Manifest, split: str) -> 
         return
     cases = {record.case for record in manifest.select(split)}
     for run in runs:
-        try:
-            members = open_slices(run.dataset_dir)
-        except FileNotFoundError:
-            continue
-        both = sorted(cases & {record.case for record in members.select("train")})
+        both = sorted(cases & _training_cases(run))
         if both:
             msg = (
                 f"run '{run.path}' was trained on {len(both)} of the {len(cases)} cases of the "
                 f"split '{split}', such as '{both[0]}': the ensemble can't be scored on them"
             )
             raise ValueError(msg)
+
+
+def _training_cases(run: TrainedRun) -> set[str]:
+    split = run.record["data"].get("split")
+    if split is not None:
+        return set(split.get("train", []))
+    try:  # older runs
+        return {record.case for record in open_slices(run.dataset_dir).select("train")}
+    except FileNotFoundError:
+        return set()

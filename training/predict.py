@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
@@ -14,19 +15,19 @@ from tqdm import tqdm
 
 from samtune.preprocessing.probability_files import PROBABILITY_FORMATS
 from samtune.preprocessing.scans import find_scans
-from samtune.preprocessing.slice_transforms import ToFramed
 from samtune.preprocessing.source_hash import source_sha256
 from samtune.training.averaging import check_flips
+from samtune.training.case_stream import CaseStream
 from samtune.training.case_writers import CaseLabelWriter, probabilities_path
 from samtune.training.device import pick_device
 from samtune.training.ensemble import adapter_hashes, batch_keys, load_averaged, open_runs
 from samtune.training.features import PrepareSlices
+from samtune.training.planes import AddedProbabilities, Cut, cut_alike
 from samtune.training.postprocess import load_postprocessing
 from samtune.training.prediction_record import PredictionRecord
 from samtune.training.quality import FAILED, OK, QualityRow, QualityTable, write_statistics
 from samtune.training.raw_slices import OverwritesScanError, RawSlices
 from samtune.training.reading import ReadSlicesd
-from samtune.training.run_folder import TrainedRun
 
 QC_FILE, STATISTICS_FILE = "qc.csv", "statistics.csv"
 
@@ -84,7 +85,8 @@ def predict(
         frame: which volume of 4D files and films, from 0.
         series: which series of DICOM folders: description, number or SeriesInstanceUID.
         progress: show a bar; ``None``: when stderr is a terminal.
-        ensemble: further runs; the mean of all probabilities is taken.
+        ensemble: further runs; the mean of all probabilities is taken. They may cut a scan along
+            other axes.
         flips: mean over flipped slices too: ``none``, ``h``, ``v`` or ``hv``.
         postprocess: apply what ``samtune postprocess`` chose, if it did.
         probabilities: write those of all channels too, ``nii.gz`` or ``npz``.
@@ -103,17 +105,19 @@ def predict(
     if probabilities not in (None, *PROBABILITY_FORMATS):
         msg = f"probabilities must be {' or '.join(PROBABILITY_FORMATS)}, got '{probabilities}'"
         raise ValueError(msg)
-    runs = open_runs(run, ensemble)
+    runs = open_runs(run, ensemble, planes=True)
     for one in runs:
         one.check_prompt_free()
     trained, target = runs[0], pick_device(device)
-    network = load_averaged(runs, adapter, checkpoint, flips).to(target)
+    cuts = [
+        Cut(members, load_averaged(members, adapter, checkpoint, flips).to(target))
+        for members in cut_alike(runs)
+    ]
     steps = load_postprocessing(runs, adapter, use=postprocess)
     scans = find_scans(images)
     sources, reasons = _open_scans(
-        trained,
+        cuts,
         scans,
-        transform=ToFramed(network.image_size, network.normalization),
         out=out,
         file_format=file_format,
         frame=frame,
@@ -132,6 +136,7 @@ def predict(
         "format": file_format,
         "frame": frame,
         "series": series,
+        **({"cuts": [cut.describe() for cut in cuts]} if len(cuts) > 1 else {}),
     }
     record = PredictionRecord(Path(out), settings, runs=list(hashes), resume=resume)
     table = QualityTable(Path(out) / QC_FILE, list(classes.values()), keep=resume)
@@ -139,18 +144,20 @@ def predict(
     table.write()
     record.write()
     reader = ReadSlicesd(
-        trained.task.class_values, trained.task.paint, probabilities=probabilities is not None
+        trained.task.class_values,
+        trained.task.paint,
+        probabilities=probabilities is not None or len(cuts) > 1,
     )
     written: dict[str, Path] = {}
     show = sys.stderr.isatty() if progress is None else progress
-    num_slices = sum(len(source) for source in sources.values())
+    num_slices = sum(len(part) for parts in sources.values() for part in parts)
     with tqdm(total=num_slices, desc="predicting", unit="slice", disable=not show) as bar:
         for case in scans:
             if case not in sources:
                 table.add(QualityRow(case, FAILED, reasons[case]))
                 continue
-            source = sources.pop(case)  # with the volume it holds
-            path, num = source.output(case), len(source)
+            parts = sources.pop(case)  # with the volumes they hold
+            path, num = parts[0].output(case), sum(len(part) for part in parts)
             extra = None if probabilities is None else probabilities_path(path, case, probabilities)
             sha256 = source_sha256([scans[case]])
             if _is_done(case, sha256, record, table, path, extra):
@@ -158,14 +165,14 @@ def predict(
                 bar.update(num)
                 continue
             writer = CaseLabelWriter(
-                source,
+                parts[0],
                 steps,
                 classes=classes,
                 probabilities=probabilities,
                 channels=settings["channels"],  # type: ignore[arg-type]
             )
             try:
-                _run(network, source, writer, reader, target, batch_size, bar.update)
+                _segment(case, cuts, parts, writer, reader, target, batch_size, bar.update)
             except Exception as error:  # whatever it is, the next scan may do
                 if len(scans) == 1:
                     raise
@@ -185,26 +192,19 @@ def predict(
 
 
 def _open_scans(
-    trained: TrainedRun, scans: Mapping[str, Path], **options: Any
-) -> tuple[dict[str, RawSlices], dict[str, str]]:
-    """Slices of each scan, and why a scan has none; only headers are read.
+    cuts: Sequence[Cut], scans: Mapping[str, Path], **options: Any
+) -> tuple[dict[str, list[RawSlices]], dict[str, str]]:
+    """Slices of each scan by cut, and why a scan has none; only headers are read.
 
     Raises:
         ValueError: a scan would be overwritten, or the only one can't be read.
     """
-    sources: dict[str, RawSlices] = {}
+    sources: dict[str, list[RawSlices]] = {}
     reasons: dict[str, str] = {}
     inputs = {path.resolve(): path for path in scans.values()}
     for case, path in scans.items():
         try:
-            source = RawSlices(
-                path,
-                intensity=trained.intensity,
-                axis=trained.axis,
-                slicing=trained.slicing,
-                neighbours=trained.neighbours,
-                **options,
-            )
+            parts = [cut.slices(path, **options) for cut in cuts]
         except OverwritesScanError:
             raise
         except (ValueError, OSError) as error:
@@ -212,14 +212,14 @@ def _open_scans(
                 raise
             reasons[case] = str(error)
             continue
-        overwritten = inputs.get(source.output(case).resolve())
+        overwritten = inputs.get(parts[0].output(case).resolve())
         if overwritten is not None:
             msg = (
                 f"'{overwritten}' would be overwritten by the prediction of '{path}'; choose "
                 "another output folder"
             )
             raise OverwritesScanError(msg)
-        sources[case] = source
+        sources[case] = parts
     return sources, reasons
 
 
@@ -236,10 +236,33 @@ def _is_done(
     return record.done.get(case) == sha256 and row is not None and row.status == OK and files
 
 
+def _segment(
+    case: str,
+    cuts: Sequence[Cut],
+    parts: Sequence[RawSlices],
+    writer: CaseLabelWriter,
+    reader: ReadSlicesd,
+    *how: Any,
+) -> None:
+    """One scan, by the mean of all cuts on its grid where there are several."""
+    if len(cuts) == 1:
+        _run(cuts[0].network, parts[0], writer, reader, *how)
+        return
+    shape = (*parts[0].grid(case).shape, len(writer.channels))
+    total, weight = np.zeros(shape, np.float32), 0
+    for cut, part in zip(cuts, parts, strict=True):
+        added = AddedProbabilities(total, part.geometry(case), len(cut.runs))
+        _run(cut.network, part, added, reader, *how)
+        weight += len(cut.runs)
+    total /= weight
+    label, confidence = reader.decide(total)
+    writer.write(case, label, confidence, total)
+
+
 def _run(
     network: torch.nn.Module,
     source: RawSlices,
-    writer: CaseLabelWriter,
+    stream: CaseStream,
     reader: ReadSlicesd,
     device: torch.device,
     batch_size: int,
@@ -252,7 +275,7 @@ def _run(
         prepare_batch=PrepareSlices(keys=batch_keys(network)),
         network=network,
         postprocessing=reader,
-        val_handlers=[writer],
+        val_handlers=[stream],
     )
     evaluator.add_event_handler(
         Events.ITERATION_COMPLETED, lambda engine: advance(len(engine.state.batch))

@@ -49,18 +49,38 @@ class ReadSlicesd(Transform):
         logits = torch.nan_to_num(logits.cpu(), neginf=-1e4)
         if self.classes.paint is None:
             all_channels = torch.softmax(logits, 0)
-            chosen = all_channels.max(0).values
         else:
             all_channels = torch.sigmoid(logits[1:])
-            chosen = 1 - all_channels.max(0).values  # background: that it is none of them
-            for probability in all_channels:  # in the order of painting
-                chosen = torch.where(probability > 0.5, probability, chosen)
         kinds: list[Any] = [(LABEL, np.uint16), (CONFIDENCE, np.float32)]
         if self.probabilities:
             kinds.append((PROBABILITIES, np.float32, (len(all_channels),)))
         records = np.zeros(label.shape, np.dtype(kinds))
         records[LABEL] = label
-        records[CONFIDENCE] = chosen.numpy()
+        records[CONFIDENCE] = self._confidence(all_channels).numpy()
         if self.probabilities:
             records[PROBABILITIES] = all_channels.permute(1, 2, 0).numpy()
         return records
+
+    def decide(
+        self, probabilities: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+        """Class values and confidence ``i j k`` of probabilities ``i j k c``, as :meth:`read`."""
+        label = np.zeros(probabilities.shape[:3], np.uint16)
+        confidence = np.zeros(probabilities.shape[:3], np.float32)
+        for number, part in enumerate(probabilities):  # in parts: no second copy of all channels
+            channels = torch.from_numpy(part).movedim(-1, 0)
+            odds = channels
+            if self.classes.paint is not None:  # above 0 where the probability is above one half
+                odds = torch.cat([torch.zeros_like(channels[:1]), channels - 0.5])
+            label[number] = self.classes.read(odds)
+            confidence[number] = self._confidence(channels).numpy()
+        return label, confidence
+
+    def _confidence(self, channels: torch.Tensor) -> torch.Tensor:
+        """Probability ``h w`` of what is decided by those of all channels, ``c h w``."""
+        if self.classes.paint is None:
+            return channels.max(0).values
+        chosen = 1 - channels.max(0).values  # background: that it is none of them
+        for probability in channels:  # in the order of painting
+            chosen = torch.where(probability > 0.5, probability, chosen)
+        return chosen

@@ -70,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_averaging(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--ensemble", type=Path, nargs="+", metavar="RUN", help="further runs; they stand last"
+        "--ensemble",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="further runs, along other axes too; they stand last",
     )
     group.add_argument(
         "--flips",

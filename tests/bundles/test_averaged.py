@@ -87,3 +87,16 @@ def test_an_ensemble_is_not_scored_on_cases_that_a_member_was_trained_on(runs, t
     with pytest.raises(ValueError, match=r"fold_0' was trained on 2 of the 4 cases of the split"):
         check_unseen(members, leaking, "test")
     check_unseen(members[:1], leaking, "test")
+    away = [with_data(run, dataset_dir="gone") for run in members]  # known by run.json
+    with pytest.raises(ValueError, match="2 of the 4 cases"):
+        check_unseen(away, leaking, "test")
+    older = [with_data(run, split=None) for run in members]  # known by its slices
+    with pytest.raises(ValueError, match="2 of the 4 cases"):
+        check_unseen(older, leaking, "test")
+    check_unseen(
+        [with_data(run, split=None, dataset_dir="gone") for run in members], leaking, "test"
+    )
+
+
+def with_data(run, **changes):
+    return replace(run, record={**run.record, "data": {**run.record["data"], **changes}})

@@ -123,3 +123,17 @@ def test_public_names_of_evaluation_load_at_first_use(repo_root: Path):
         [sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.returncode) == ("set()", 0), done.stderr
+
+
+def test_importing_a_module_hides_no_public_name(repo_root: Path):
+    code = (
+        "import importlib, pkgutil, types, samtune, samtune.evaluation as e;"
+        "found = pkgutil.iter_modules(e.__path__, 'samtune.evaluation.');"
+        "[importlib.import_module(module.name) for module in found];"
+        "names = [(p, n) for p in (samtune, e) for n in p.__all__];"
+        "print([n for p, n in names if isinstance(getattr(p, n), types.ModuleType)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
