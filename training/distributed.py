@@ -99,11 +99,6 @@ def mean(value: float) -> float:
     return sum(values) / len(values)
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, whose names files have."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
-
-
 def parallel(
     network: nn.Module, *, find_unused_parameters: bool = False
 ) -> DistributedDataParallel:

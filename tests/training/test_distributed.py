@@ -22,8 +22,8 @@ from samtune.training.distributed import (
     main_only,
     mean,
     parallel,
-    unwrap,
 )
+from samtune.training.tracking import TensorBoardWriter
 from tests.training.test_checkpoint import StoppedError, attach, stop_after, stop_at
 
 ENVIRONMENT = {
@@ -53,8 +53,6 @@ def test_one_process_gathers_what_it_has():
     assert anywhere(True)
     assert not anywhere(False)
     assert list(gather_rows({"b": 1, "a": 2})) == ["a", "b"]
-    layer = torch.nn.Linear(1, 1)
-    assert unwrap(layer) is layer
     leave_processes()  # nothing to leave
 
 
@@ -168,3 +166,13 @@ def test_after_an_epoch_another_number_of_processes_draws_anew(make_training, tm
         again.trainer.run()
     assert again.trainer.state.iteration == 3 * again.trainer.state.max_epochs
     assert torch.equal(at_start[0], before)
+
+
+def test_only_rank_0_has_a_tensorboard_file(torchrun, tmp_path):
+    for rank, is_there in (1, False), (0, True):
+        torchrun(RANK=rank)
+        writer = TensorBoardWriter(tmp_path / "tensorboard")
+        writer.add_scalar("train_loss", 0.5, 1)
+        writer.flush()
+        writer.close()
+        assert (tmp_path / "tensorboard").exists() == is_there
