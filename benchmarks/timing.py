@@ -8,21 +8,37 @@ import torch
 from torch import Tensor
 
 
-def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each step.
+def clock_of(device: torch.device | str) -> Callable[[], float]:
+    """CPU seconds of this process; on a GPU wall seconds, once all its work is done."""
+    if torch.device(device).type != "cuda":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each step, see :func:`clock_of`.
 
     Args:
         steps: by name; each is called once before the clock starts.
         rounds: times that each is measured, in turn.
+        device: what they run on.
     """
+    clock = clock_of(device)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()  # first calls allocate
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.process_time()
+            start = clock()
             step()
-            times[name].append(time.process_time() - start)
+            times[name].append(clock() - start)
     return {name: median(values) for name, values in times.items()}
 
 

@@ -117,6 +117,19 @@ def mini_slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def loud() -> Callable[[Any, Path], None]:
+    """See :func:`make_loud`."""
+    return make_loud
+
+
+@pytest.fixture(scope="session")
+def odd_slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slices of nine cases of two slices: ten to train on, three cases to validate, one to test."""
+    root = tmp_path_factory.mktemp("odd")
+    return slice_tiny(write_tiny_volumes(root, 9, num_slices=2), root / "slices", (5, 3, 1))
+
+
+@pytest.fixture(scope="session")
 def packaged_weights() -> Path:
     """The packaged weights of LiteMedSAM, or the test is skipped."""
     from samtune.networks.weights import find_weights
@@ -202,33 +215,26 @@ def tiny_run(
     return TinyRun(runs / "whole", settings, workflow, runs / "after_epoch_1")
 
 
-@pytest.fixture(scope="session")
-def loud_run(
-    tiny_run: TinyRun, tiny_slices: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The run with its best adapter changed so that all classes are predicted, in patches.
+def make_loud(network: Any, slices: Path) -> None:
+    """Change the class head so that all classes are predicted, in patches.
 
     A few steps of training don't leave the plateau on which a slice is of one class. Here each
     class's output weights are random, but put its mean logit a bit below the background's zero.
     """
     import torch
 
-    from samtune.peft.adapter_file import save_adapter
     from samtune.preprocessing.model_frame import image_to_frame
     from samtune.preprocessing.slice_file import read_slice_file
-    from samtune.training.run_folder import load_run
 
-    path = tmp_path_factory.mktemp("loud") / "run"
-    shutil.copytree(tiny_run.path, path)
-    network = load_run(path).network("last")
-    images, _ = read_slice_file(tiny_slices / "slices/case_0_000.npz")
+    images, _ = read_slice_file(slices / "slices/case_0_000.npz")
     features: list[torch.Tensor] = []
-    network.mask_decoder.output_upscaling.register_forward_hook(
+    hook = network.mask_decoder.output_upscaling.register_forward_hook(
         lambda module, inputs, output: features.append(output)
     )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        network(image_to_frame(torch.from_numpy(images), 128, "medsam")[None])
+        network(image_to_frame(torch.from_numpy(images), network.image_size, "medsam")[None])
+        hook.remove()
         mean = features[0].mean((0, 2, 3))
         for hypernetwork in network.class_head.hypernetworks:
             weights = torch.randn(mean.shape, generator=generator)
@@ -237,5 +243,19 @@ def loud_run(
             hypernetwork.layers[-1].weight.zero_()
             hypernetwork.layers[-1].bias.copy_(weights - mean * offset / (mean @ mean))
         network.class_head.bias.zero_()
+
+
+@pytest.fixture(scope="session")
+def loud_run(
+    tiny_run: TinyRun, tiny_slices: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run with its best adapter changed so that all classes are predicted."""
+    from samtune.peft.adapter_file import save_adapter
+    from samtune.training.run_folder import load_run
+
+    path = tmp_path_factory.mktemp("loud") / "run"
+    shutil.copytree(tiny_run.path, path)
+    network = load_run(path).network("last")
+    make_loud(network, tiny_slices)
     save_adapter(path / "adapter_best.safetensors", network, peft=network.peft)
     return path

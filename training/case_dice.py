@@ -11,6 +11,7 @@ from samtune.evaluation.dice import dice_score
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
+from samtune.training.distributed import gather_rows
 from samtune.training.joined import JoinedManifest
 from samtune.training.task import Task
 
@@ -22,6 +23,7 @@ class CaseDice(Metric):
     folder does not annotate. Voxels that nobody judged are background in both masks.
 
     After an epoch ``per_class`` and ``per_case`` hold the details, which the training curve takes.
+    Several processes that validate whole cases each have the rows of all of them then.
 
     Args:
         manifest: of the validated cases.
@@ -61,8 +63,9 @@ class CaseDice(Metric):
         self._stream._collect(engine)
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Finish the last case and publish the value."""
+        """Finish the last case, take the other processes' cases, publish the value."""
         self._stream._flush()
+        self._stream.cases = gather_rows(self._stream.cases)
         super().completed(engine, name)
 
     def update(self, output: Any) -> None:

@@ -19,9 +19,11 @@ from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
 from samtune.peft.adapter_file import read_adapter, save_adapter
 from samtune.training.chance import random_state, restore_random_state
+from samtune.training.distributed import anywhere, gather, main_only, rank, world_size
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.rest_of_epoch import RestOfEpoch
-from samtune.training.stopping import Stopping
+from samtune.training.schedule import num_updates
+from samtune.training.stopping import SIGTERM, Stopping
 from samtune.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,10 @@ class RunCheckpoint:
     depends on is in it: trained tensors, optimizer, schedule, scaler, random generators, the
     position in the epoch, and what :func:`keep_state` was given. An adapter that a kill left out
     is written when the run goes on.
+
+    Of several processes rank 0 writes, for all of them: what is each one's own (chance, position in
+    the curve, gradients of an open accumulation) is in the file by rank. They stop together. After
+    an epoch another number of processes may go on: dropout then draws anew.
 
     Args:
         path: the run's folder.
@@ -113,31 +119,35 @@ class RunCheckpoint:
     def _resume(self, engine: Engine) -> None:
         self._within, self._saved_at = None, time.monotonic()
         file = self.path / CHECKPOINT
-        if not file.is_file():
+        found = gather((file.is_file(), self.run_id))
+        self.run_id = found[0][1]
+        if not all(is_there for is_there, _ in found):
+            if any(is_there for is_there, _ in found):
+                msg = f"'{file}' is there for some processes only: all need one file system"
+                raise ValueError(msg)
             return
         state = self._read(file, engine)
+        own = _own_part(state)
         load_trained_state(self.network, state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         scaler = getattr(engine, "scaler", None)
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
-        self._restore_gradients(state.get("gradients", {}))
+        self._restore_gradients((own or state).get("gradients", {}))
         kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
-        for name, value in state.get("kept", {}).items():
+        for name, value in (own or state).get("kept", {}).items():
             if name in kept:
                 kept[name].load_state_dict(value)
         self.best = state["best"]
-        for which, extra in state.get("adapters", {}).items():
-            if not self._is_written(which, extra, state["trained"]):
-                logger.info("adapter_%s is written again, as '%s' has it", which, file)
-                self._save_adapter(which, extra)
+        self._write_left_out(state)
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
         if "epoch_chance" in state:
-            self._within = state
-        else:
-            restore_random_state(_chance_of(state))
+            self._within = {**state, **(own or {})}
+        elif own is not None:
+            restore_random_state(_chance_of(own))
+        self._recount(engine)
         epochs = engine.state.max_epochs or 0
         if state.get("finished", False) or state["epoch"] >= epochs:
             logger.info("finished: '%s' has %d epochs, nothing to do", self.path, state["epoch"])
@@ -145,7 +155,7 @@ class RunCheckpoint:
             return
         logger.info(
             "resumed from iteration %d, epoch %d, of '%s'",
-            *(state["iteration"], state["epoch"] + (self._within is not None), file),
+            *(engine.state.iteration, state["epoch"] + (self._within is not None), file),
         )
         if state.get("max_epochs", epochs) != epochs:
             logger.warning(
@@ -172,13 +182,35 @@ class RunCheckpoint:
             )
             raise ValueError(msg)
         length = engine.state.epoch_length
-        if "epoch_chance" in state and state["epoch_length"] != length:
+        if "epoch_chance" in state and (
+            state["epoch_length"] != length or _own_part(state) is None
+        ):
             msg = (
                 f"'{file}' was saved within an epoch of {state['epoch_length']} iterations, here "
-                f"an epoch has {length}: batch size or number of processes differ"
+                f"an epoch has {length}: batch size or number of processes differ "
+                f"({1 + len(state.get('others', []))} then, {world_size()} now)"
             )
             raise ValueError(msg)
         return state
+
+    @main_only
+    def _write_left_out(self, state: dict[str, Any]) -> None:
+        for which, extra in state.get("adapters", {}).items():
+            if not self._is_written(which, extra, state["trained"]):
+                logger.info("adapter_%s is written again, as its checkpoint has it", which)
+                self._save_adapter(which, extra)
+
+    def _recount(self, engine: Engine) -> None:
+        """Another number of processes takes another number of steps to where the run is."""
+        length = engine.state.epoch_length
+        if self._within is not None or length is None:
+            return
+        if engine.state.iteration == engine.state.epoch * length:
+            return
+        engine.state.iteration = engine.state.epoch * length
+        steps = num_updates(length, int(getattr(engine, "accumulation_steps", 1)))
+        self.lr_scheduler.last_epoch = engine.state.epoch * steps - 1
+        self.lr_scheduler.step()  # the rate of the next step
 
     def _begin_epoch(self, engine: Engine) -> None:
         if self._within is not None:
@@ -214,13 +246,12 @@ class RunCheckpoint:
         if _ends_epoch(engine):
             return  # saved after validation
         reason = self.stopping.reason()
-        since = (time.monotonic() - self._saved_at) / 60
-        if reason is None and (self.minutes is None or since < self.minutes):
+        if reason is None and not self._is_due():
             return
         # minutes that are over leave an adapter to use; SIGTERM leaves no time to write one
         extra = {"epoch": engine.state.epoch - 1, "task": self.task.to_dict()}
         extra["iteration"] = engine.state.iteration
-        timed = reason is not None and not self.stopping.terminated
+        timed = reason not in (None, SIGTERM)
         self._write(engine, adapters={"last": extra} if timed else {}, within=True)
         if reason is not None:
             self._stop(engine, reason)
@@ -230,6 +261,10 @@ class RunCheckpoint:
         reason = self.stopping.reason()
         if reason is not None and engine.state.epoch < (engine.state.max_epochs or 0):
             self._stop(engine, reason)
+
+    def _is_due(self) -> bool:
+        since = (time.monotonic() - self._saved_at) / 60
+        return self.minutes is not None and anywhere(since >= self.minutes)
 
     def _save(self, engine: Engine) -> None:
         extra = {"epoch": engine.state.epoch, "task": self.task.to_dict()}
@@ -244,12 +279,22 @@ class RunCheckpoint:
 
     def _write(self, engine: Engine, *, adapters: dict[str, dict[str, Any]], within: bool) -> None:
         """The checkpoint, then the adapters that belong to it: it can make them again."""
+        kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
+        own: dict[str, Any] = {
+            "chance": random_state(),
+            "gradients": self._gradients(engine),
+            "kept": {name: part.state_dict() for name, part in kept.items()},
+        }
+        if within:
+            own["epoch_chance"] = self._epoch_chance
+        first, *others = gather(own)
         state: dict[str, Any] = {
+            **first,
+            "others": others,
             "run_id": self.run_id,
             "trained": trained_state(self.network),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
-            "gradients": self._gradients(engine),
             "best": self.best,
             "epoch": engine.state.epoch - within,
             "iteration": engine.state.iteration,
@@ -257,29 +302,27 @@ class RunCheckpoint:
             "max_epochs": engine.state.max_epochs,
             # ended by another handler: early stopping
             "finished": not within and bool(engine.should_terminate),
-            "chance": random_state(),
             "adapters": adapters,
         }
         scaler = getattr(engine, "scaler", None)
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
-        if within:
-            state["epoch_chance"] = self._epoch_chance
-        kept: dict[str, Stateful] = getattr(engine, _KEPT, {})
-        state["kept"] = {name: part.state_dict() for name, part in kept.items()}
-        file = self.path / CHECKPOINT
-        with whole_file(file) as partial:
-            _save_state(state, partial)
-        for which, extra in adapters.items():
-            self._save_adapter(which, extra)
+        self._write_files(state)
         self._saved_at = time.monotonic()
+
+    @main_only
+    def _write_files(self, state: dict[str, Any]) -> None:
+        with whole_file(self.path / CHECKPOINT) as partial:
+            _save_state(state, partial)
+        for which, extra in state["adapters"].items():
+            self._save_adapter(which, extra)
 
     def _gradients(self, engine: Engine) -> dict[str, torch.Tensor | None]:
         number = int(getattr(engine, "accumulation_steps", 1))
         length = engine.state.epoch_length or 1
         is_open = not _ends_epoch(engine) and engine.state.iteration % length % number != 0
         return {
-            name: parameter.grad if is_open else None
+            name: _to_gather(parameter.grad) if is_open else None
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad and parameter.grad is not None
         }
@@ -331,6 +374,17 @@ def _save_state(state: dict[str, Any], path: Path) -> None:
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror) from error
         raise
+
+
+def _to_gather(gradient: torch.Tensor) -> torch.Tensor:
+    """Of several processes on the processor: the GPU it is on is that of another."""
+    return gradient if world_size() == 1 else gradient.cpu()
+
+
+def _own_part(state: dict[str, Any]) -> dict[str, Any] | None:
+    """What this process left there; of another number of processes it is nobody's: ``None``."""
+    parts = [state, *state.get("others", [])]
+    return parts[rank()] if len(parts) == world_size() else None
 
 
 def _ends_epoch(engine: Engine) -> bool:

@@ -2,15 +2,25 @@
 
 import torch
 
+from samtune.training.distributed import COMMAND, OVERLAY, world_size
+
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """``auto`` (a GPU when there is one), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` as a device.
 
     Raises:
-        ValueError: the device doesn't exist on this machine; says which do.
+        ValueError: the device doesn't exist on this machine; says which do. Or torchrun started
+            several processes, which would all do the same.
     """
     if isinstance(name, torch.device):
         return name
+    if world_size() > 1:
+        msg = (
+            f"{world_size()} processes would each do the whole work (WORLD_SIZE): to train in "
+            f"several add {OVERLAY} to --config_file after train.yaml ('{COMMAND}'); all else "
+            "runs in one"
+        )
+        raise ValueError(msg)
     mps = torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"

@@ -5,6 +5,8 @@ import sys
 import traceback
 from types import TracebackType
 
+from samtune.training.distributed import let_the_first_speak, rank
+
 SHOW_ALL = "SAMTUNE_TRACEBACK"
 
 
@@ -32,8 +34,10 @@ def short_tracebacks() -> None:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     cause = root_cause(error)
+    let_the_first_speak(cause)
+    where = f" in process {rank()}" if rank() > 0 else ""
     if isinstance(cause, ValueError | OSError | MemoryError):
         hint = f"({SHOW_ALL}=1 shows where it was raised)"
-        sys.stderr.write(f"error: {cause}\n{hint}\n")
+        sys.stderr.write(f"error{where}: {cause}\n{hint}\n")
     else:
         traceback.print_exception(kind, error, trace)

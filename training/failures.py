@@ -8,6 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
+from samtune.training.distributed import anywhere, gather
+
 _GUARDED = "samtune_guarded"
 _CPU_FULL = re.compile(r"can't allocate memory|not enough memory|cannot allocate memory", re.I)
 
@@ -25,6 +27,8 @@ def leave_to_guard(engine: Engine, error: Exception) -> None:
 class FailureGuard:
     """Stops at a loss that is not finite, naming its slices; tells what lowers the memory needed.
 
+    Of several processes all stop with what the first that has such a loss says: none waits for it.
+
     Args:
         settings: by config key, for advice that fits.
     """
@@ -41,8 +45,13 @@ class FailureGuard:
     def _check(self, engine: Engine) -> None:
         output: Any = engine.state.output
         loss = float(output["loss"].detach())
-        if loss - loss == 0:  # neither NaN nor infinite
+        is_finite = loss - loss == 0  # neither NaN nor infinite
+        if not anywhere(not is_finite):
             return
+        said = gather(None if is_finite else self._what_is_wrong(engine, loss))
+        raise ValueError(next(text for text in said if text is not None))
+
+    def _what_is_wrong(self, engine: Engine, loss: float) -> str:
         batch: Any = engine.state.batch
         bad = [name for name, image in slices_of(batch) if not bool(torch.isfinite(image).all())]
         where = f"epoch {engine.state.epoch}, iteration {engine.state.iteration}"
@@ -55,8 +64,7 @@ class FailureGuard:
                 f"{', or set amp: false' if self.settings.get('amp') else ''}"
                 "; the checkpoint from before is kept"
             )
-        msg = f"the loss is {loss} ({where}): {why}"
-        raise ValueError(msg)
+        return f"the loss is {loss} ({where}): {why}"
 
     def _failed(self, engine: Engine, error: Exception) -> None:
         if is_out_of_memory(error):

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from samtune.networks import SamSegmenter
 from samtune.networks.feature_cache import FeatureCache, FeatureSource, feature_source, to_storage
+from samtune.training.distributed import is_main
 from samtune.training.packed import pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class SliceDataset(Dataset[Item]):
         self.from_block: int | None = None
         self.disk: FeatureCache | None = None
         self._source: FeatureSource | None = None
-        self._cached: list[list[Item]] = []
+        self._cached: dict[int, list[Item]] = {}
         if cache and cache_dir is not None:
             self.disk = FeatureCache(cache_dir, int(float(cache_max_gib) * GIB), self.dtype)
         if cache:
@@ -152,13 +153,16 @@ class SliceDataset(Dataset[Item]):
             for k, v in drawn.items()
         }
 
-    def fill(self) -> None:
+    def fill(self, indices: Iterable[int] | None = None) -> None:
         """Make the features of all slices and views, unless that was done.
+
+        Args:
+            indices: slices to make them of; ``None``: of all.
 
         Raises:
             ValueError: called in a worker process, or ``cache_max_gib`` is too small for them.
         """
-        if self._cached or self.from_block is None:
+        if len(self._cached) == len(self.data) or self.from_block is None:
             return
         if get_worker_info() is not None:
             msg = (
@@ -168,23 +172,23 @@ class SliceDataset(Dataset[Item]):
                 "worker processes start"
             )
             raise ValueError(msg)
-        off = self._progress is None or not sys.stderr.isatty()
+        wanted = range(len(self.data)) if indices is None else indices
+        missing = [index for index in wanted if index not in self._cached]
+        off = self._progress is None or not sys.stderr.isatty() or not is_main()
         if self._progress is not None:
-            logger.info("%s: %d, %d versions each", self._progress, len(self.data), self.views)
-        cached = []
+            logger.info("%s: %d, %d versions each", self._progress, len(missing), self.views)
+        cached = {}
         with self._frozen() as network:
             if self.disk is not None:
                 assert self.from_block is not None
                 self._source = feature_source(network, self.from_block, self.dtype)
-            for index in tqdm(
-                range(len(self.data)), desc=self._progress, disable=off, unit="slice"
-            ):
+            for index in tqdm(missing, desc=self._progress, disable=off, unit="slice"):
                 first = self.transform(self.data[index])
                 views = [first]
                 views += [self._draw(dict(first), index, view) for view in range(1, self.views)]
                 keep = self._in_memory if self.disk is None else self._on_disk
-                cached.append([keep(view, network) for view in views])
-        self._cached = cached
+                cached[index] = [keep(view, network) for view in views]
+        self._cached |= cached
         if self.disk is not None and self._progress is not None:
             counts = self.disk.counts
             logger.info(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from samtune.atomic import write_atomically
 from samtune.training.case_dice import CaseDice
 from samtune.training.checkpoint import keep_state
+from samtune.training.distributed import barrier, is_main, main_only, mean, rank, world_size
 from samtune.training.failures import leave_to_guard
 from samtune.training.features import SliceDataset
 from samtune.training.trainer import StepEvents
@@ -78,6 +79,8 @@ class SetEpoch:
 class FillCache:
     """Fills feature caches on disk before worker processes start: those only read.
 
+    Several training processes share the work: each fills its part, then finds the others'.
+
     Args:
         datasets: see :class:`samtune.training.features.SliceDataset`.
         num_workers: of their loaders; 0: each dataset fills its cache when it is used first.
@@ -92,15 +95,21 @@ class FillCache:
         engine.add_event_handler(Events.STARTED, self._fill)
 
     def _fill(self) -> None:
-        for dataset in self.datasets:
-            if self.num_workers > 0 and dataset.disk is not None:
+        on_disk = [dataset for dataset in self.datasets if dataset.disk is not None]
+        if world_size() > 1:
+            for dataset in on_disk:
+                dataset.fill(range(rank(), len(dataset), world_size()))
+            barrier()
+        for dataset in on_disk:
+            if self.num_workers > 0 or world_size() > 1:
                 dataset.fill()
 
 
 class Curve:
     """Writes ``curve.csv``, one row an epoch: loss, learning rate, validation Dice, seconds.
 
-    A resumed run goes on with the rows that are there of the epochs before.
+    A resumed run goes on with the rows that are there of the epochs before. Of several processes
+    the loss is the mean, the seconds are rank 0's, which writes.
 
     Args:
         path: the file.
@@ -166,13 +175,18 @@ class Curve:
         self._losses.append(float(items[0]["loss"]))
 
     def _write(self, engine: Engine) -> None:
+        loss = mean(sum(self._losses) / max(len(self._losses), 1))
+        self._write_row(engine, loss)
+
+    @main_only
+    def _write_row(self, engine: Engine, loss: float) -> None:
         validated = self.validator.state.epoch == engine.state.epoch
         dice = self.dice.per_class if validated else {}
         known = [value for value in dice.values() if not math.isnan(value)]
         row = {
             "epoch": str(engine.state.epoch),
             "iteration": str(engine.state.iteration),
-            "train_loss": f"{sum(self._losses) / max(len(self._losses), 1):.6g}",
+            "train_loss": f"{loss:.6g}",
             "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
             "val_dice": f"{sum(known) / len(known):.6g}" if known else "",
             **{f"val_dice_{name}": "" for name in self.dice.class_names},
@@ -196,12 +210,12 @@ class Progress:
 
     Args:
         what: text before the bar.
-        show: ``None``: when stderr is a terminal.
+        show: ``None``: when stderr is a terminal, of several processes in the first.
     """
 
     def __init__(self, what: str = "training", show: bool | None = None) -> None:
         self.what = what
-        self.show = sys.stderr.isatty() if show is None else show
+        self.show = sys.stderr.isatty() and is_main() if show is None else show
         self._bar: Any = None
 
     def attach(self, engine: Engine) -> None:

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from samtune.atomic import write_atomically
+from samtune.training.distributed import is_main, world_size
 
 RESOURCES = "resources.json"
 MIB = 2**20
@@ -21,7 +22,8 @@ class Resources:
     Each entry has the device, the iterations it did, slices a second in training (loading and
     step; its first iteration, which may fill the feature cache, and validation are left out) and
     the peak memory of the process and of the GPU. It is written at each epoch's end and when the
-    command ends; of a killed one the epochs it finished are there.
+    command ends; of a killed one the epochs it finished are there. Of several processes slices a
+    second are of all, memory is that of rank 0, which writes.
 
     Args:
         path: the run's folder.
@@ -37,6 +39,8 @@ class Resources:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, before what stops it."""
+        if not is_main():
+            return
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
@@ -59,7 +63,8 @@ class Resources:
         else:
             output: Any = engine.state.output
             self._seconds += time.perf_counter() - self._begun
-            self._slices += len(output) if isinstance(output, list) else len(output["image"])
+            number = len(output) if isinstance(output, list) else len(output["image"])
+            self._slices += number * world_size()
 
     def _write(self, engine: Engine) -> None:
         if self._first is None:  # finished before
@@ -67,6 +72,7 @@ class Resources:
         device: torch.device | None = engine.state.device  # type: ignore[attr-defined]
         on_gpu = device is not None and device.type == "cuda"
         entry = {
+            "processes": world_size(),
             "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
             "first_iteration": self._first,
             "last_iteration": engine.state.iteration,

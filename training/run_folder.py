@@ -24,6 +24,7 @@ from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
 from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
 from samtune.training.bundle_call import merged_config
+from samtune.training.distributed import main_only, world_size
 from samtune.training.joined import JoinedManifest
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
@@ -113,6 +114,7 @@ class RunFolder:
             return [str(part.manifest.root.resolve()) for part in self.manifest.parts]
         return str(self.manifest.root.resolve())
 
+    @main_only  # the others join this process after it
     def start(self) -> None:
         """Check the folder, log the parameter counts, write ``run.json`` and ``config.yaml``.
 
@@ -222,6 +224,7 @@ class RunFolder:
             "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
             "git_commit": commit,
             "git_dirty": dirty,
+            "processes": world_size(),
             "command": sys.argv,
         }
 

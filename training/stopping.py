@@ -9,9 +9,11 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from samtune.training.distributed import anywhere
 from samtune.training.failures import leave_to_guard
 
 logger = logging.getLogger(__name__)
+SIGTERM = "SIGTERM"
 EXIT_CODE = 128 + int(signal.SIGTERM)  # as a shell says of a process that SIGTERM ended
 
 
@@ -19,7 +21,7 @@ class Stopping:
     """Notes SIGTERM and the time; :class:`samtune.training.checkpoint.RunCheckpoint` acts on it.
 
     SIGTERM ends the process at once as long as nothing was trained: before the first iteration
-    there is nothing to save.
+    there is nothing to save. What one of several processes notes stops all.
 
     Args:
         max_minutes: of one command; ``None``: no limit.
@@ -46,10 +48,11 @@ class Stopping:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def reason(self) -> str | None:
-        """Why the run has to stop now, or ``None``."""
-        if self.terminated:
-            return "SIGTERM"
-        if self.max_minutes is None or self.minutes() < self.max_minutes:
+        """Why the run has to stop now, or ``None``; of several processes each has to ask."""
+        if anywhere(self.terminated):
+            self.terminated = True
+            return SIGTERM
+        if self.max_minutes is None or not anywhere(self.minutes() >= self.max_minutes):
             return None
         return f"max_minutes {self.max_minutes:g}"
 

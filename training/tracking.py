@@ -12,6 +12,8 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.utils import path_to_sqlite_uri
 
+from samtune.training.distributed import is_main, main_only
+
 logger = logging.getLogger(__name__)
 TRACKERS = ("mlflow", "wandb")
 
@@ -20,7 +22,7 @@ class TensorBoardWriter:
     """A writer for MONAI's TensorBoard handlers that makes its file when something is written.
 
     All steps are iterations. What an earlier process wrote of later steps is hidden by TensorBoard
-    (``purge_step``): a resumed run shows each iteration once.
+    (``purge_step``): a resumed run shows each iteration once. Of several processes rank 0 writes.
 
     Args:
         log_dir: folder of the event files.
@@ -30,6 +32,7 @@ class TensorBoardWriter:
         self.log_dir = Path(log_dir)
         self._writer: Any = None
 
+    @main_only
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Write one value."""
         if self._writer is None:
@@ -59,7 +62,8 @@ class _Sink(Protocol):
 class Tracker:
     """Sends loss, learning rate and validation to a tracking service; to none by default.
 
-    A run's entry is opened at its first iteration, and again, the same one, when it is resumed.
+    A run's entry is opened at its first iteration, and again, the same one, when it is resumed. Of
+    several processes rank 0 sends, its own loss.
 
     Args:
         kind: ``mlflow``: a SQLite file and artifacts in the run's folder, or where
@@ -97,7 +101,7 @@ class Tracker:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the validation handler."""
-        if self.kind is None:
+        if self.kind is None or not is_main():
             return
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
