@@ -53,6 +53,7 @@ def test_help_names_every_verb_and_imports_none(
     out = capsys.readouterr().out
     verbs = {"slice", "inspect", "split", "evaluate", "predict", "export", "weights", "methods"}
     verbs |= {"text", "doctor", "convert", "compare", "report", "release", "verify"}
+    verbs |= {"crossval", "init"}
     assert verbs == set(cli.VERBS)
     assert all(f"    {name} " in out for name in cli.VERBS)
 
