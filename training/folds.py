@@ -8,6 +8,7 @@ from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.output_folder import with_split
 from samtune.preprocessing.split_rule import deal_folds, label_volumes
 from samtune.training.joined import open_slices, slices_hash
+from samtune.training.own_manifest import OWN
 from samtune.training.run_folder import TrainedRun
 
 POOLED = ("train", "val")  # a test case is in no fold
@@ -103,6 +104,12 @@ def open_run_slices(
         ValueError: the slices have changed since a fold's run was trained on them.
     """
     run = runs[0]
+    if dataset_dir is None and run.record["data"].get("modality") == OWN:
+        msg = (
+            f"run '{run.path}' was trained on a dataset of its own; name a folder of slices to "
+            "score it on by dataset_dir"
+        )
+        raise ValueError(msg)
     manifest = open_slices(dataset_dir or run.dataset_dir, classes=run.task.classes)
     if len(runs) > 1 or fold_of_run(run) is None:
         return manifest

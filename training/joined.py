@@ -13,6 +13,7 @@ from samtune.preprocessing.manifest import (
     label_values,
     load_manifest,
 )
+from samtune.training.own_manifest import OwnManifest
 from samtune.training.paths import dataset_folder
 
 # what a network saw must be one thing, or prediction on a raw scan would not know what to do
@@ -91,6 +92,8 @@ def open_slices(
 
 def slices_hash(manifest: Manifest) -> str | list[str]:
     """SHA-256 of the manifest's file; of joined folders a list, one a folder."""
+    if isinstance(manifest, OwnManifest):
+        return manifest.fingerprint
     if isinstance(manifest, JoinedManifest):
         return [sha256_of(part.manifest.root / MANIFEST_NAME) for part in manifest.parts]
     return sha256_of(manifest.root / MANIFEST_NAME)

@@ -26,6 +26,7 @@ from samtune.preprocessing.manifest import Manifest
 from samtune.training.bundle_call import merged_config
 from samtune.training.joined import JoinedManifest, slices_hash
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
+from samtune.training.own_manifest import OwnManifest
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.task import Task
 
@@ -106,7 +107,9 @@ class RunFolder:
     def _slices_hash(self) -> str | list[str]:
         return slices_hash(self.manifest)
 
-    def _folders(self) -> str | list[str]:
+    def _folders(self) -> str | list[str] | None:
+        if isinstance(self.manifest, OwnManifest):
+            return self.manifest.source
         if isinstance(self.manifest, JoinedManifest):
             return [str(part.manifest.root.resolve()) for part in self.manifest.parts]
         return str(self.manifest.root.resolve())
