@@ -14,8 +14,11 @@ from PIL import Image
 
 from samtune.preprocessing.slice_file import write_slice_file
 from samtune.training.errors import root_cause
+from samtune.training.folds import open_run_slices
 from samtune.training.own_data import DatalistDataset, own_manifest, read_pair
 from samtune.training.paths import bundle_root
+from samtune.training.predict import predict
+from samtune.training.run_folder import load_run
 
 TINY = {
     **{"arch": "lite_medsam", "checkpoint": "random", "image_size": 32, "device": "cpu"},
@@ -64,7 +67,8 @@ def last_iteration(path):
     return json.loads((path / "resources.json").read_text())["commands"][-1]["last_iteration"]
 
 
-def test_two_steps_on_a_datalist(train, datalist):
+def test_two_steps_on_a_datalist(train, datalist, tiny_volumes, tmp_path):
+    scan = tiny_volumes / "images/case_0.nii.gz"
     _, path = train(datalist=str(datalist), classes={1: "left", 2: "right"})
     record = json.loads((path / "run.json").read_text())
     assert record["task"]["classes"] == {"1": "left", "2": "right"}
@@ -76,6 +80,11 @@ def test_two_steps_on_a_datalist(train, datalist):
     with (path / "curve.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert 0 <= float(row["val_dice"]) <= 1
+    # what needs scans or slices says what is missing
+    with pytest.raises(ValueError, match="trained on a dataset of its own"):
+        predict(path, scan, tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match="name a folder of slices to score it on"):
+        open_run_slices([load_run(path)])
     # other data is another run
     content = json.loads(datalist.read_text())
     content["training"].pop()
