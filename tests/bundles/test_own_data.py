@@ -17,7 +17,7 @@ from samtune.training.errors import root_cause
 from samtune.training.folds import open_run_slices
 from samtune.training.own_data import DatalistDataset, own_manifest, read_pair
 from samtune.training.paths import bundle_root
-from samtune.training.predict import predict
+from samtune.training.raw_slices import RawSlices
 from samtune.training.run_folder import load_run
 
 TINY = {
@@ -82,7 +82,7 @@ def test_two_steps_on_a_datalist(train, datalist, tiny_volumes, tmp_path):
     assert 0 <= float(row["val_dice"]) <= 1
     # what needs scans or slices says what is missing
     with pytest.raises(ValueError, match="trained on a dataset of its own"):
-        predict(path, scan, tmp_path / "out", device="cpu")
+        RawSlices(scan, intensity=load_run(path).intensity, axis=None, transform=dict, out=tmp_path)
     with pytest.raises(ValueError, match="name a folder of slices to score it on"):
         open_run_slices([load_run(path)])
     # other data is another run
