@@ -115,6 +115,7 @@ def own_manifest(
     classes: Mapping[Any, str] | str | None,
     source: str | None = None,
     ignore_label: int | None = None,
+    fold: int | None = None,
 ) -> OwnManifest:
     """The stand-in for two datasets.
 
@@ -123,10 +124,16 @@ def own_manifest(
         classes: label value to name; they can't be found out here.
         source: for the record, such as the datalist.
         ignore_label: value of pixels that nobody judged.
+        fold: must be ``None``: whose images an item is of is not known.
 
     Raises:
-        ValueError: no classes, a dataset is empty, or an item can't be used.
+        ValueError: no classes, a fold, a dataset is empty, or an item can't be used.
     """
+    if fold is not None:
+        raise ValueError(
+            "data::fold: a dataset of your own is not dealt into folds by patient; give each "
+            "fold's datasets as own::train and own::validate"
+        )
     if not isinstance(classes, Mapping):
         raise ValueError(f"classes: {classes!r}; expected the names of label values, {{1: vessel}}")
     digest, rows = hashlib.sha256(), []

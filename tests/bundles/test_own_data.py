@@ -145,6 +145,7 @@ def test_the_example_trains_and_validates_as_monai_counts(train, repo_root, monk
         ({"classes": {1: "a", 2: "b"}}, "datalist: null; expected a JSON file"),
         ({"datalist": "none.json", "classes": {1: "a"}}, "'none.json' does not exist"),
         ({"datalist": True}, "classes: None; expected the names of label values"),
+        ({"datalist": True, "classes": {1: "a"}, "data::fold": 0}, "is not dealt into folds"),
         ({"datalist": True, "classes": {1: "a"}}, "label values [2] are not among the classes"),
         ({"datalist": True, "classes": {1: "a", 2: "b"}, "neighbours": 1}, "neighbours: 1; items"),
         (
