@@ -136,17 +136,57 @@ class SplitRule:
             hands = [len(order[fold :: self.folds]) for fold in range(self.folds)]
             of_fold = {self.fold: "test", (self.fold + 1) % self.folds: "val"}
             splits = [of_fold.get(fold, "train") for fold in range(self.folds)]
-        dealt = [0] * len(hands)
-        result = {}
-        for number, name in enumerate(order, start=1):
-            wanting = [
-                round(hand * number / len(order) - has, 9)
-                for hand, has in zip(hands, dealt, strict=True)
-            ]
-            hand = wanting.index(max(wanting))
-            dealt[hand] += 1
-            result[name] = splits[hand]
-        return result
+        return {name: splits[hand] for name, hand in zip(order, _deal(hands), strict=True)}
+
+
+def deal_folds(
+    cases: Sequence[str],
+    folds: int,
+    *,
+    patients: Mapping[str, str] | None = None,
+    labels: Mapping[str, LabelVolumes] | None = None,
+    stratify: Literal["presence", "volume"] | None = None,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Case id to the number of its fold, sorted by case id; a patient's cases are in one fold.
+
+    Args:
+        cases: case ids, each once.
+        folds: number of folds, at least 2.
+        patients, labels: see :meth:`SplitRule.assign`.
+        stratify, seed: see :class:`SplitRule`.
+
+    Raises:
+        ValueError: fewer patients than folds, or settings that can't be used.
+    """
+    if folds < 2:
+        raise ValueError(f"folds must be >= 2, got {folds}")
+    if stratify is not None and stratify not in STRATA:
+        raise ValueError(f"split: stratify must be presence or volume, got {stratify!r}")
+    of_case = {case: (patients or {}).get(case, case) for case in cases}
+    names = sorted(set(of_case.values()))
+    if len(names) < folds:
+        raise ValueError(f"split: {len(names)} cases or patients in {folds} folds")
+    order = drawing_order(names, seed)
+    if stratify is not None:
+        strata = _strata(names, _of_units(of_case, labels), stratify)
+        order.sort(key=lambda name: strata[name])  # stable: within a stratum as drawn
+    hands = [len(order[fold::folds]) for fold in range(folds)]
+    fold_of = dict(zip(order, _deal(hands), strict=True))
+    return {case: fold_of[of_case[case]] for case in sorted(cases)}
+
+
+def _deal(hands: Sequence[int]) -> list[int]:
+    """Which hand each card goes to, in order: each prefix has the shares as nearly as can be."""
+    dealt, result = [0] * len(hands), []
+    for number in range(1, sum(hands) + 1):
+        wanting = [
+            round(hand * number / sum(hands) - has, 9)
+            for hand, has in zip(hands, dealt, strict=True)
+        ]
+        result.append(wanting.index(max(wanting)))
+        dealt[result[-1]] += 1
+    return result
 
 
 def label_volumes(

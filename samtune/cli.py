@@ -41,6 +41,16 @@ VERBS = {
         "choose which cases of a folder of slices are for train, val and test",
         "samtune split slices --folds 5 --fold 2 --stratify volume",
     ),
+    "init": Verb(
+        "samtune.commands.init",
+        "write a config for training on a folder of slices: classes, paths, suggested settings",
+        "samtune init liver --data slices",
+    ),
+    "crossval": Verb(
+        "samtune.commands.crossval",
+        "train and score the folds of a cross-validation; they are an ensemble for predict",
+        "samtune crossval slices --out runs/cv --folds 5 --set epochs=20",
+    ),
     "convert": Verb(
         "samtune.commands.convert",
         "rewrite an image or label of any format as NIfTI, NRRD, MetaImage or PNG",

@@ -33,7 +33,7 @@ class CaseDice(Metric):
     """
 
     def __init__(self, manifest: Manifest, task: Task, *, masks: bool = False) -> None:
-        self._stream = _Scores(manifest, task, masks)
+        self._stream = CaseScores(manifest, task, masks)
         super().__init__()
 
     @property
@@ -76,7 +76,9 @@ class CaseDice(Metric):
         return _nan_mean(list(self.per_class.values()))
 
 
-class _Scores(CaseStream):
+class CaseScores(CaseStream):
+    """Dice of each case, in ``cases``."""
+
     def __init__(self, manifest: Manifest, task: Task, masks: bool) -> None:
         super().__init__()
         self.manifest = manifest
@@ -89,9 +91,11 @@ class _Scores(CaseStream):
         self._judged: dict[str, Array] = {}
 
     def geometry(self, case: str) -> CaseGeometry:
+        """How the case is cut."""
         return self.manifest.cases[case].geometry
 
     def finish(self, case: str, slices: Mapping[int, Array]) -> None:
+        """Score a case."""
         if case not in self._references:
             self._references[case] = reference_volume(self.manifest, case)
             self._judged[case] = judged_voxels(self.manifest, case, self._references[case])

@@ -18,8 +18,8 @@ from samtune.training.case_stream import Array, CaseStream, assemble, reference_
 from samtune.training.device import pick_device
 from samtune.training.ensemble import batch_keys, load_averaged
 from samtune.training.features import PrepareSlices
+from samtune.training.folds import open_run_slices
 from samtune.training.handlers import Progress
-from samtune.training.joined import open_slices
 from samtune.training.postprocess import SPLIT, CandidateScores, write_choice
 from samtune.training.run_folder import load_run
 from samtune.training.slice_data import slice_items
@@ -57,7 +57,7 @@ def choose_postprocessing(
     trained.check_prompt_free()
     task = trained.task
     network = load_averaged([trained], adapter, checkpoint, flips).to(target)
-    manifest = open_slices(dataset_dir or trained.dataset_dir, classes=task.classes)
+    manifest = open_run_slices([trained], dataset_dir)
     if not manifest.select(SPLIT):
         msg = (
             f"the slices of '{trained.path}' have no validation cases to choose post-processing "

@@ -73,7 +73,15 @@ def _runs_of(folder: Path) -> list[TrainedRun]:
     )
     if not folds:
         return [load_run(folder)]  # says what is missing
-    return [load_run(fold) for fold in folds]
+    runs = [load_run(fold) for fold in folds]
+    data = runs[0].record["settings"].get("data") or {}
+    if data.get("fold") is not None and len(runs) < data["folds"]:
+        msg = (
+            f"'{folder}' has {len(runs)} of the {data['folds']} folds of a cross-validation; "
+            "finish it, or name the runs one by one"
+        )
+        raise ValueError(msg)
+    return runs
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samtune.preprocessing.manifest import Manifest, SliceRecord, label_values, load_manifest
+from samtune.networks.weights import sha256_of
+from samtune.preprocessing.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    SliceRecord,
+    label_values,
+    load_manifest,
+)
+from samtune.training.own_manifest import OwnManifest
 from samtune.training.paths import dataset_folder
 
 # what a network saw must be one thing, or prediction on a raw scan would not know what to do
@@ -80,6 +88,15 @@ def open_slices(
         manifests.append(load_manifest(dataset_folder(entry["folder"])))
         weights.append(float(entry.get("weight", 1)))
     return join(manifests, weights, classes)
+
+
+def slices_hash(manifest: Manifest) -> str | list[str]:
+    """SHA-256 of the manifest's file; of joined folders a list, one a folder."""
+    if isinstance(manifest, OwnManifest):
+        return manifest.fingerprint
+    if isinstance(manifest, JoinedManifest):
+        return [sha256_of(part.manifest.root / MANIFEST_NAME) for part in manifest.parts]
+    return sha256_of(manifest.root / MANIFEST_NAME)
 
 
 def join(

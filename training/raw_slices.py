@@ -16,6 +16,7 @@ from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, read_grid, read_image
+from samtune.training.own_manifest import OWN
 
 logger = logging.getLogger(__name__)
 Item = dict[Any, Any]
@@ -63,6 +64,12 @@ class RawSlices(Dataset[Item]):
         frame: int | None = None,
         series: str | None = None,
     ) -> None:
+        if intensity.get("mode") == OWN:
+            msg = (
+                "the run was trained on a dataset of its own: how a scan becomes such an image is "
+                "not known here; predict in Python, with load_run(DIR).network()"
+            )
+            raise ValueError(msg)
         self.paths = find_scans(data)
         self.intensity = Intensity.from_dict(dict(intensity))
         trained = Slicing.from_dict(slicing or {}, axis=axis)

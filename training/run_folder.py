@@ -22,11 +22,12 @@ from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
-from samtune.preprocessing.manifest import MANIFEST_NAME, Manifest
+from samtune.preprocessing.manifest import Manifest
 from samtune.training.bundle_call import merged_config
 from samtune.training.distributed import main_only, world_size
-from samtune.training.joined import JoinedManifest
+from samtune.training.joined import JoinedManifest, slices_hash
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
+from samtune.training.own_manifest import OwnManifest
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.task import Task
 
@@ -57,6 +58,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "activation": "softmax",
     "augmentation": "affine",
     "class_weights": None,
+    "data": {"fold": None, "folds": 5, "seed": 0, "stratify": None},
     "early_stopping": None,
     "layer_decay": None,
     "loss_name": "dice_ce",
@@ -104,12 +106,11 @@ class RunFolder:
         self.network = network
 
     def _slices_hash(self) -> str | list[str]:
-        if isinstance(self.manifest, JoinedManifest):
-            roots = [part.manifest.root for part in self.manifest.parts]
-            return [sha256_of(root / MANIFEST_NAME) for root in roots]
-        return sha256_of(self.manifest.root / MANIFEST_NAME)
+        return slices_hash(self.manifest)
 
-    def _folders(self) -> str | list[str]:
+    def _folders(self) -> str | list[str] | None:
+        if isinstance(self.manifest, OwnManifest):
+            return self.manifest.source
         if isinstance(self.manifest, JoinedManifest):
             return [str(part.manifest.root.resolve()) for part in self.manifest.parts]
         return str(self.manifest.root.resolve())
@@ -166,8 +167,8 @@ class RunFolder:
 
     def _differences(self, before: Mapping[str, Any]) -> list[str]:
         """What is other than in the ``run.json`` that is there, by key."""
-        was = LATER_SETTINGS | _flat(before["settings"])
-        now = LATER_SETTINGS | _flat(self.settings)
+        was = _flat(LATER_SETTINGS) | _flat(before["settings"])
+        now = _flat(LATER_SETTINGS) | _flat(self.settings)
         hashed = before.get("files", {})  # older runs: none, the paths are compared
         different = [
             f"{key} was {was.get(key)!r}, now {now.get(key)!r}"

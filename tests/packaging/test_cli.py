@@ -53,8 +53,10 @@ def test_help_names_every_verb_and_imports_none(
     out = capsys.readouterr().out
     verbs = {"slice", "inspect", "split", "evaluate", "predict", "export", "weights", "methods"}
     verbs |= {"text", "doctor", "convert", "compare", "report", "release", "verify"}
+    verbs |= {"crossval", "init", "postprocess"}
     assert verbs == set(cli.VERBS)
-    assert all(f"    {name} " in out for name in cli.VERBS)
+    words = [line.split()[0] for line in out.splitlines() if line.startswith("    ")]
+    assert set(cli.VERBS) <= set(words)
 
 
 def test_only_the_chosen_verb_is_imported(repo_root: Path):

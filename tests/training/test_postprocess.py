@@ -151,7 +151,7 @@ def test_without_validation_cases_it_says_so(run, tiny_manifest, monkeypatch):
         def select(self, split):
             return []
 
-    monkeypatch.setattr(choose_postprocess, "open_slices", lambda *args, **kwargs: Empty())
+    monkeypatch.setattr(choose_postprocess, "open_run_slices", lambda *args, **kwargs: Empty())
     with pytest.raises(ValueError, match="have no validation cases"):
         choose_postprocessing(run, device="cpu")
 
