@@ -324,9 +324,9 @@ class TrainedRun:
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
-            beside = self.path / str(checkpoint)
-            if checkpoint is not None and beside.is_file():  # in models/ of a bundle
-                checkpoint = beside
+            for folder in (self.path, self.path.parent):  # models/ of a bundle, or above its folds
+                if checkpoint is not None and (folder / str(checkpoint)).is_file():
+                    checkpoint = folder / str(checkpoint)
         if which == "none":
             return self._untouched(checkpoint)
         file = self.path / f"adapter_{which}.safetensors"

@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from samtune.training.release.portable import POSTPROCESSING
+from samtune.training.postprocess import FILE as POSTPROCESSING
+from samtune.training.postprocess import load_postprocessing
 from samtune.training.run_folder import TrainedRun
 
 # limits of a volume's grey values, as in preprocessing.intensity: two percentiles of its voxels
@@ -34,7 +35,8 @@ def obstacles(run: TrainedRun, axes: list[int]) -> list[str]:
         found.append(f"slicing {', '.join(kept)}")
     if run.neighbours:
         found.append("neighbouring slices as channels (neighbours)")
-    if (run.path / POSTPROCESSING).is_file():
+    steps = load_postprocessing([run], "best")
+    if steps is not None and steps.steps:
         found.append(f"the steps of {POSTPROCESSING}")
     if len(axes) != 1:
         found.append(f"cases cut along different axes {axes}")

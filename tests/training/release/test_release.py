@@ -117,6 +117,13 @@ def test_the_frozen_training_config_is_the_runs(released, scored_run, tiny_slice
         assert parser.get_parsed_content(key) == settings[key]
     assert parser.get_parsed_content("peft") == settings["peft"]
     assert parser.get_parsed_content("task") == run.task
+    # the whole config, not only what run.json records
+    own = yaml.safe_load((scored_run / "config.yaml").read_text())
+    frozen = yaml.safe_load((released / "configs/train.yaml").read_text())
+    assert {key for key in {**own, **frozen} if own.get(key) != frozen.get(key)} == {
+        *("bundle_root", "dataset_dir", "run_name", "runs_dir", "device", "initialize"),
+        *("arch", "image_size", "normalization", "classes", "regions"),
+    }
 
 
 def test_without_samtune_there_is_one_line(released, monkeypatch):
@@ -207,6 +214,11 @@ def test_an_unfinished_run_is_refused(release, run, tmp_path):
     refused(release, run, tmp_path, "is unfinished: 3 of 9 epochs")
     (run / "adapter_last.safetensors").unlink()
     refused(release, run, tmp_path, "is unfinished: 0 of 9 epochs")
+
+
+def test_a_run_that_kept_no_config_is_refused(release, run, tmp_path):
+    (run / "config.yaml").unlink()
+    refused(release, run, tmp_path, r"has no config\.yaml, so nobody can tell how it was trained")
 
 
 def test_a_run_that_was_not_evaluated_is_refused(release, run, tmp_path):
