@@ -69,8 +69,8 @@ def check_finished(run: TrainedRun, adapter: str) -> AdapterFile:
     """The adapter to be released.
 
     Raises:
-        NotReleasableError: unfinished, of random base weights, or the run has no such adapter, or
-            keeps too little of itself, or needs prompts.
+        NotReleasableError: unfinished, on random base weights, without that adapter or its config.
+        ValueError: it needs prompts.
     """
     file = run.path / f"adapter_{adapter}.safetensors"
     last = run.path / "adapter_last.safetensors"
