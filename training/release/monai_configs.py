@@ -133,10 +133,12 @@ def _intensity(intensity: dict[str, Any]) -> str:
 
 
 def _labels(run: TrainedRun, values: list[int]) -> str:
-    """Logits ``c i j k`` to label values ``1 i j k``."""
+    """Logits ``c i j k`` to label values ``1 i j k``, of a type that NIfTI has (no int64)."""
+    dtype = "torch.uint8" if max(values) < 256 else "torch.int32"
     if run.task.paint is None:
-        return f"$lambda x: torch.tensor({values}, device=x.device)[x.argmax(0, keepdim=True)]"
+        table = f"torch.tensor({values}, dtype={dtype}, device=x.device)"
+        return f"$lambda x: {table}[x.argmax(0, keepdim=True)]"
     painted = "torch.zeros_like(x[:1])"
     for channel, value in enumerate(values[1:], start=1):  # later over earlier
         painted = f"torch.where(x[{channel}:{channel + 1}] > 0, {value}, {painted})"
-    return f"$lambda x: {painted}"
+    return f"$lambda x: ({painted}).to({dtype})"
