@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,21 +52,22 @@ def main() -> int:
         expected = args.bundle / "sample/expected" / record["expected"]
     with TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.nii.gz"
-        with server(args.python, args.bundle.resolve(), scan, Path(folder)) as url:
+        with server(args.python, args.bundle.resolve(), [scan], Path(folder)) as url:
             name = scan.name.removesuffix(".gz").removesuffix(".nii")
             ask(url, args.bundle.resolve().name, name, answer)
         return compare(answer, expected)
 
 
 @contextlib.contextmanager
-def server(python: str, bundle: Path, scan: Path, folder: Path) -> Iterator[str]:
-    """MONAI Label with the bundle as only model and the scan as only study."""
+def server(python: str, bundle: Path, scans: Sequence[Path], folder: Path) -> Iterator[str]:
+    """MONAI Label with the bundle as only model and the scans as studies."""
     app, studies, path = folder / "app", folder / "studies", folder / "path"
     shutil.copytree(sample_app(python), app)
     (app / "model").mkdir(exist_ok=True)
     shutil.copytree(bundle, app / "model" / bundle.name)
     studies.mkdir()
-    shutil.copy(scan, studies)
+    for scan in scans:
+        shutil.copy(scan, studies)
     path.mkdir()
     if subprocess.run([python, "-c", "import pydicom_seg"], capture_output=True).returncode != 0:
         (path / "pydicom_seg.py").write_text(STUB)
@@ -137,7 +138,7 @@ def ask(url: str, model: str, image: str, out: Path) -> None:
 
 def compare(answer: Path, expected: Path) -> int:
     """Print how two label files differ; 0: not at all."""
-    one, two = nib.load(answer), nib.load(expected)
+    one, two = (nib.Nifti1Image.from_filename(path) for path in (answer, expected))
     found, wanted = np.asarray(one.dataobj), np.asarray(two.dataobj)
     if found.shape != wanted.shape or not np.allclose(one.affine, two.affine, atol=1e-4):
         print(f"another grid: {found.shape}, expected {wanted.shape}\n{one.affine}\n{two.affine}")

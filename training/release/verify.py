@@ -171,7 +171,17 @@ def _network(bundle: Path) -> list[Check]:
         if path.is_file() and digest is not None and sha256_of(path) != digest:
             return [Check("network", "FAILED", f"{name} is not the file of large_files.yml")]
     runs = open_runs(bundle)
-    load_averaged(runs)
+    try:
+        load_averaged(runs)
+    except FileNotFoundError as error:
+        absent = [name for name in _large_files(bundle) if not (bundle / name).is_file()]
+        if not absent:
+            raise
+        msg = (
+            f"no base weights: {absent[0]} is not there; fetch it: python -m monai.bundle "
+            f"download_large_files --bundle_path {bundle}"
+        )
+        raise FileNotFoundError(msg) from error
     network = runs[0].record["network"]
     members = "" if len(runs) == 1 else f"{len(runs)} times "
     base = str(network["base_sha256"])[:12]

@@ -43,13 +43,13 @@ def ensemble(release, folds, tmp_path_factory):
 
 
 def test_each_member_has_its_folder_and_the_bundle_predicts_their_mean(
-    ensemble, folds, tiny_volumes, tmp_path
+    ensemble, folds, tiny_volumes, test_case, tmp_path
 ):
     for number in (0, 1):
         name = f"fold_{number}/adapter_best.safetensors"
         assert (ensemble / "models" / name).read_bytes() == (folds / name).read_bytes()
     assert not (ensemble / "models/run.json").exists()
-    scans = tiny_volumes / "images"
+    scans = tiny_volumes / "images" / f"{test_case}.nii.gz"
     one = predict(ensemble, scans, tmp_path / "one", device="cpu", progress=False)
     two = predict(folds, scans, tmp_path / "two", device="cpu", progress=False)
     alone = predict(folds / "fold_0", scans, tmp_path / "three", device="cpu", progress=False)

@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+from safetensors.torch import load_file
 
 from samtune.cli import main
 from samtune.peft.adapter_file import base_config
@@ -124,6 +125,25 @@ def test_the_frozen_training_config_is_the_runs(released, scored_run, tiny_slice
         *("bundle_root", "dataset_dir", "run_name", "runs_dir", "device", "initialize"),
         *("arch", "image_size", "normalization", "classes", "regions"),
     }
+
+
+@pytest.mark.slow
+def test_the_frozen_training_config_trains_the_run_again(released, tiny_run, tiny_slices, tmp_path):
+    workflow = create_workflow(
+        config_file=str(released / "configs/train.yaml"),
+        run_id="training",
+        logging_file=False,
+        bundle_root=str(released),
+        dataset_dir=str(tiny_slices),
+        runs_dir=str(tmp_path),
+        device="cpu",
+    )
+    workflow.run()
+    workflow.finalize()
+    found = load_file(tmp_path / "tiny_mr_lora/adapter_last.safetensors")
+    expected = load_file(tiny_run.path / "adapter_last.safetensors")
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not found[name].equal(expected[name])] == []
 
 
 def test_without_samtune_there_is_one_line(released, monkeypatch):
@@ -270,7 +290,7 @@ def test_metrics_of_another_adapter_are_found_by_the_sample(release, run, tmp_pa
 
 def test_random_base_weights_are_refused(release, run, tmp_path):
     from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     for name in ("best", "last"):
         path = run / f"adapter_{name}.safetensors"
