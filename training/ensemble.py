@@ -14,7 +14,8 @@ from samtune.training.averaging import AveragedSegmenter, check_flips
 from samtune.training.joined import open_slices
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.postprocess import Postprocessing
-from samtune.training.run_folder import RUN_FILE, TrainedRun, load_run
+from samtune.training.run_folder import MODELS, TrainedRun, load_run
+from samtune.training.run_record import RUN_FILE
 
 FOLD_PATTERN = "fold_*"
 ANCHOR = ".anchor"  # of a basis that is turned to the signs an adapter refers to
@@ -30,7 +31,7 @@ def open_runs(
 
     Args:
         path: folder of a run, or a folder with the runs of a cross-validation in ``fold_0``,
-            ``fold_1`` and so on.
+            ``fold_1`` and so on; or a released bundle of either.
         others: more of either.
         planes: they may make a scan into slices differently, as along other axes; see
             :func:`samtune.training.planes.cut_alike`.
@@ -67,13 +68,17 @@ def open_runs(
 def _runs_of(folder: Path) -> list[TrainedRun]:
     if (folder / RUN_FILE).is_file():
         return [load_run(folder)]
-    folds = sorted(
-        (one.parent for one in folder.glob(f"{FOLD_PATTERN}/{RUN_FILE}")),
-        key=lambda one: (len(one.name), one.name),  # fold_10 after fold_9
-    )
-    if not folds:
-        return [load_run(folder)]  # says what is missing
-    runs = [load_run(fold) for fold in folds]
+    for place in (folder, folder / MODELS):
+        folds = sorted(
+            (one.parent for one in place.glob(f"{FOLD_PATTERN}/{RUN_FILE}")),
+            key=lambda one: (len(one.name), one.name),  # fold_10 after fold_9
+        )
+        if folds:
+            return _all_folds(place, [load_run(fold) for fold in folds])
+    return [load_run(folder)]  # or it says what is missing
+
+
+def _all_folds(folder: Path, runs: list[TrainedRun]) -> list[TrainedRun]:
     data = runs[0].record["settings"].get("data") or {}
     if data.get("fold") is not None and len(runs) < data["folds"]:
         msg = (
@@ -140,14 +145,13 @@ def load_averaged(
     where: dict[str, int] = {}
     for run in runs:
         key = repr((sorted(_base_of(run).items()), checkpoint))
-        own = run.record["settings"].get("checkpoint") if checkpoint is None else checkpoint
         file = run.path / f"adapter_{adapter}.safetensors"
         if key in where and file.is_file():
             number = where[key]
             load_adapter(networks[number], file, peft=networks[number].peft)
         else:
             number = len(networks)
-            networks.append(run.network(adapter, own))
+            networks.append(run.network(adapter, checkpoint))
             trained.append([])
             where[key] = number
         # values that are turned to a basis belong to the network they were loaded into

@@ -21,7 +21,8 @@ from samtune.preprocessing.slice_file import read_slice_file
 from samtune.preprocessing.slicing import slice_spacing, volume_to_slices
 from samtune.preprocessing.volumes import case_id, read_label, volume_suffix
 from samtune.training.case_stream import image_volume, reference_volume
-from samtune.training.run_folder import RUN_FILE, load_run
+from samtune.training.run_folder import load_run
+from samtune.training.run_record import RUN_FILE
 
 CURVE_FILE = "curve.csv"
 

@@ -8,17 +8,14 @@
 import hashlib
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.networks.weights import find_checkpoint, sha256_of
 from samtune.peft.adapter_file import BASE_DEFAULTS, base_config, completed
@@ -29,46 +26,22 @@ from samtune.training.joined import JoinedManifest, slices_hash
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
 from samtune.training.own_manifest import OwnManifest
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
+from samtune.training.run_record import (
+    FILES,
+    FORMAT_VERSION,
+    LATER_SETTINGS,
+    RUN_FILE,
+    flat,
+    git_state,
+    may_differ,
+    read_record,
+    versions,
+    warn_of_versions,
+)
 from samtune.training.task import Task
 
-FORMAT_VERSION = 1
-RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 MODELS = "models"  # where a bundle has it
-# settings that don't change what is learned at an epoch, or only how far it goes; a checkpoint is
-# compared by its weights, wherever it lies, a normalization by what came of it; cached features are
-# the same wherever they lie
-MAY_DIFFER = (
-    "cache_dir",
-    "cache_max_gib",
-    "checkpoint",
-    "checkpoint_minutes",
-    "device",
-    "epochs",
-    "max_minutes",
-    "normalization",
-    "num_workers",
-    "tracker",
-)
-# files that are compared by their hash, wherever they lie
-FILES = ("init_adapter", "text_embeddings")
-# settings that older runs lack, with what they did
-LATER_SETTINGS: dict[str, Any] = {
-    "accumulation": 1,
-    "activation": "softmax",
-    "augmentation": "affine",
-    "class_weights": None,
-    "data": {"fold": None, "folds": 5, "seed": 0, "stratify": None},
-    "early_stopping": None,
-    "layer_decay": None,
-    "loss_name": "dice_ce",
-    "momentum": 0.9,
-    "neighbours": 0,
-    "optimizer_name": "adamw",
-    "sampler": "all",
-    "schedule": "cosine",
-}
-_LIBRARIES = ("torch", "monai", "pytorch-ignite", "segment-anything", "numpy")
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +96,7 @@ class RunFolder:
             FileExistsError: the folder holds a run with other settings; names the keys.
         """
         file = self.path / RUN_FILE
-        before = _read(file) if file.is_file() else None
+        before = read_record(file) if file.is_file() else None
         if before is not None:
             different = self._differences(before)
             if different and self._binds():
@@ -134,7 +107,7 @@ class RunFolder:
                 raise FileExistsError(msg)
         record = self._record(self.run_id)
         if before is not None and self._binds():
-            _warn_of_versions(before.get("versions", {}), record["versions"])
+            warn_of_versions(before.get("versions", {}), record["versions"])
         logger.info("%s", self.network.summary)
         text = json.dumps(record, indent=2, sort_keys=True)
         write_atomically(file, (text + "\n").encode())
@@ -148,11 +121,11 @@ class RunFolder:
         """Hash of all that decides what is learned; a run keeps the one that it began with."""
         file = self.path / RUN_FILE
         if file.is_file() and self._binds():
-            before = _read(file)
+            before = read_record(file)
             if "run_id" in before and not self._differences(before):
                 return str(before["run_id"])
         parts = {
-            "settings": {k: v for k, v in _flat(self.settings).items() if not _may_differ(k)},
+            "settings": {k: v for k, v in flat(self.settings).items() if not may_differ(k)},
             "task": self.task.to_dict(),
             "slices": self._slices_hash(),
             "base": [self.network.base_sha256, self.network.normalization],
@@ -167,13 +140,13 @@ class RunFolder:
 
     def _differences(self, before: Mapping[str, Any]) -> list[str]:
         """What is other than in the ``run.json`` that is there, by key."""
-        was = _flat(LATER_SETTINGS) | _flat(before["settings"])
-        now = _flat(LATER_SETTINGS) | _flat(self.settings)
+        was = flat(LATER_SETTINGS) | flat(before["settings"])
+        now = flat(LATER_SETTINGS) | flat(self.settings)
         hashed = before.get("files", {})  # older runs: none, the paths are compared
         different = [
             f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
             for key in sorted(set(was) | set(now))
-            if not _may_differ(key) or (key in FILES and key not in hashed)
+            if not may_differ(key) or (key in FILES and key not in hashed)
             if was.get(key) != now.get(key)
         ]
         different += [
@@ -203,7 +176,7 @@ class RunFolder:
             cases = split.setdefault(row.split, [])
             if not cases or cases[-1] != row.case:
                 cases.append(row.case)
-        commit, dirty = _git_state()
+        commit, dirty = git_state()
         return {
             "format_version": FORMAT_VERSION,
             "run_id": run_id,
@@ -222,7 +195,7 @@ class RunFolder:
                 "trainable": self.network.summary.trainable,
                 "total": self.network.summary.total,
             },
-            "versions": {"samtune": __version__, **{name: _version(name) for name in _LIBRARIES}},
+            "versions": versions(),
             "git_commit": commit,
             "git_dirty": dirty,
             "processes": world_size(),
@@ -328,16 +301,16 @@ class TrainedRun:
             raise ValueError(msg)
         if checkpoint is None:
             checkpoint = self.record["settings"].get("checkpoint")
-            beside = self.path / str(checkpoint)
-            if checkpoint is not None and beside.is_file():  # in models/ of a bundle
-                checkpoint = beside
+            for folder in (self.path, self.path.parent):  # models/ of a bundle, or above its folds
+                if checkpoint is not None and (folder / str(checkpoint)).is_file():
+                    checkpoint = folder / str(checkpoint)
         if which == "none":
             return self._untouched(checkpoint)
         file = self.path / f"adapter_{which}.safetensors"
         network, adapter = network_from_adapter(file, checkpoint=checkpoint)
         recorded = dict(self.record["network"])
-        found = {**BASE_DEFAULTS, **adapter.base, **_flat({"peft": completed(adapter.peft)})}
-        expected = {**BASE_DEFAULTS, **recorded, **_flat({"peft": completed(recorded.pop("peft"))})}
+        found = {**BASE_DEFAULTS, **adapter.base, **flat({"peft": completed(adapter.peft)})}
+        expected = {**BASE_DEFAULTS, **recorded, **flat({"peft": completed(recorded.pop("peft"))})}
         expected.pop("peft", None)
         different = [
             f"{key} is {found.get(key)} in the adapter, {expected.get(key)} in {RUN_FILE}"
@@ -363,72 +336,5 @@ def load_run(path: str | Path) -> TrainedRun:
     if not file.is_file():
         msg = f"'{path}' is not the folder of a run: it has no {RUN_FILE}"
         raise FileNotFoundError(msg)
-    record = _read(file)
+    record = read_record(file)
     return TrainedRun(path, record, Task.from_dict(record["task"]))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        out |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return out
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        msg = f"'{file}' is damaged: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(record, dict):
-        msg = f"'{file}' is damaged: expected a JSON object, found {type(record).__name__}"
-        raise ValueError(msg)
-    if record.get("format_version") != FORMAT_VERSION:
-        msg = (
-            f"'{file}' has format_version {record.get('format_version')}, this version reads "
-            f"{FORMAT_VERSION}"
-        )
-        raise ValueError(msg)
-    needed = ("settings", "task", "data", "network")
-    lacking = [key for key in needed if not isinstance(record.get(key), dict)]
-    if lacking:
-        msg = f"'{file}' is damaged: it lacks {', '.join(lacking)}"
-        raise ValueError(msg)
-    return record
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _may_differ(key: str) -> bool:
-    return key in MAY_DIFFER or key in FILES
-
-
-def _warn_of_versions(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    changed = [f"{k} {v} -> {now.get(k)}" for k, v in before.items() if v != now.get(k)]
-    if changed:
-        logger.warning("goes on with other versions, to other bits: %s", ", ".join(changed))
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit of the source checkout, and whether files differ from it; ``None``: no checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    found = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        line = ["git", "-C", str(root), *command]
-        try:
-            done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None, None
-        if done.returncode != 0:
-            return None, None
-        found.append(done.stdout.strip())
-    return found[0], bool(found[1])

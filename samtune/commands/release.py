@@ -8,10 +8,12 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
     parser.add_argument(
-        "run_dir",
+        "runs",
         metavar="RUN",
         type=Path,
-        help="folder of a finished and evaluated run; with --materialise a released bundle will do",
+        nargs="+",
+        help="folder of a finished and evaluated run, or of the folds of a cross-validation; "
+        "several: an ensemble; with --materialise a released bundle will do",
     )
     about = parser.add_argument_group("needed, unless a released bundle is only built out")
     about.add_argument("--name", help="lower case with task and data, e.g. hippocampus_mr_lora")
@@ -32,7 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which epoch's weights (default: best on validation)",
     )
     parser.add_argument(
-        "--slices", type=Path, help="slices it was trained on (default: where they were)"
+        "--slices",
+        type=Path,
+        nargs="+",
+        help="slices it was trained on, of an ensemble one folder a run (default: where they were)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="DIR",
+        help="folder that evaluate.yaml wrote (default: the run's, the folds', or each fold's)",
     )
     parser.add_argument(
         "--archive",
@@ -61,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     if args.torchscript and args.materialise is None:
         msg = "--torchscript goes with --materialise DIR"
         raise ValueError(msg)
-    if (args.run_dir / HASHES).is_file():
-        if args.materialise is None:
-            msg = f"'{args.run_dir}' is a released bundle already; --materialise DIR builds it out"
+    released = [run for run in args.runs if (run / HASHES).is_file()]
+    if released:
+        if args.materialise is None or len(args.runs) > 1:
+            msg = f"'{released[0]}' is a released bundle already; --materialise DIR builds it out"
             raise ValueError(msg)
-        bundle = args.run_dir
+        bundle = released[0]
     else:
         bundle = _release(args)
         print(bundle)
@@ -90,7 +102,7 @@ def _release(args: argparse.Namespace) -> Path:
         msg = f"a release needs {', '.join(lacking)}"
         raise ValueError(msg)
     return release_run(
-        args.run_dir,
+        args.runs,
         **{key: getattr(args, key) for key in needed},
         out=args.out,
         changes=args.changes,
@@ -98,6 +110,7 @@ def _release(args: argparse.Namespace) -> Path:
         sample_label=args.sample_label,
         adapter=args.adapter,
         slices=args.slices,
+        metrics=args.metrics,
         title=args.title,
         authors=args.authors,
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from samtune.training.run_folder import LATER_SETTINGS
+from samtune.training.run_record import LATER_SETTINGS
 
 KEYS = {
     "loss_name": "bce_iou",

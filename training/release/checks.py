@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from samtune.networks.weights import sha256_of
 from samtune.peft.adapter_file import AdapterFile, read_adapter
 from samtune.preprocessing.manifest import MANIFEST_NAME
 from samtune.training.joined import open_slices
-from samtune.training.run_folder import TrainedRun, load_run
+from samtune.training.postprocess import NONE, load_postprocessing
+from samtune.training.run_folder import CONFIG_FILE, TrainedRun
 
 SPLIT = "test"
+TABLE = f"metrics_{SPLIT}.csv"
 _EVALUATE = (
     "python -m monai.bundle run --config_file bundles/sam_finetune/configs/evaluate.yaml --run_dir"
 )
@@ -25,42 +28,50 @@ class NotReleasableError(ValueError):
 
 
 @dataclass(frozen=True)
-class CheckedRun:
-    """A run that may be released.
+class Scores:
+    """A table of metrics.
 
     Attributes:
-        run: its folder.
-        adapter: the file that is released.
+        folder: where it lies.
         rows: of ``metrics_test.csv``.
         companion: content of ``metrics_test.json``.
-        cases: number of cases of each split.
-        axes: RAS axes that its cases were cut along.
     """
 
-    run: TrainedRun
-    adapter: AdapterFile
+    folder: Path
     rows: list[dict[str, str]]
     companion: dict[str, Any]
-    cases: dict[str, int]
-    axes: list[int]
+
+    @property
+    def cases(self) -> list[str]:
+        """The scored cases, sorted."""
+        return sorted({row["case"] for row in self.rows})
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the scored masks came about."""
+        return dict(self.companion.get("protocol") or {})
 
 
-def check_run(
-    path: str | Path, *, adapter: str = "best", slices: str | Path | None = None
-) -> CheckedRun:
-    """Read a run and refuse it if it isn't ready.
+@dataclass(frozen=True)
+class Slices:
+    """Cases that a run was made with.
 
-    Args:
-        path: the folder.
-        adapter: ``best`` or ``last``: which one is released.
-        slices: folder of the slices it was trained on; ``None``: where they were.
+    Attributes:
+        splits: split to its cases.
+        axes: RAS axes that they were cut along.
+    """
+
+    splits: dict[str, set[str]]
+    axes: set[int]
+
+
+def check_finished(run: TrainedRun, adapter: str) -> AdapterFile:
+    """The adapter to be released.
 
     Raises:
-        NotReleasableError: unfinished, not evaluated, or evaluated on cases it was trained or
-            chosen on.
-        FileNotFoundError, ValueError: the folder is no run, or damaged.
+        NotReleasableError: unfinished, on random base weights, without that adapter or its config.
+        ValueError: it needs prompts.
     """
-    run = load_run(path)
     file = run.path / f"adapter_{adapter}.safetensors"
     last = run.path / "adapter_last.safetensors"
     epochs = int(run.record["settings"]["epochs"])
@@ -75,33 +86,31 @@ def check_run(
     if found.base["base_sha256"] == "random":
         msg = f"run '{run.path}' was trained on random base weights, which nobody else has"
         raise NotReleasableError(msg)
-    rows, companion = _metrics(run)
-    protocol = companion.get("protocol") or {}
-    if protocol.get("adapter", adapter) != adapter:
+    if not (run.path / CONFIG_FILE).is_file():
         msg = (
-            f"run '{run.path}': metrics_{SPLIT}.csv is of adapter '{protocol['adapter']}', to be "
-            f"released is '{adapter}'; do: {_EVALUATE} {run.path} --adapter {adapter}"
+            f"run '{run.path}' has no {CONFIG_FILE}, so nobody can tell how it was trained: it is "
+            "of an older samtune; train it again"
         )
         raise NotReleasableError(msg)
-    cases, axes = _held_out(run, rows, slices)
-    return CheckedRun(run, found, rows, companion, cases, axes)
+    run.check_prompt_free()
+    return found
 
 
-def _stopped_early(run: TrainedRun) -> bool:
-    """Whether another handler ended the training for good."""
-    file = run.path / "checkpoint.pt"
-    if not file.is_file():
-        return False
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    return bool(state.get("finished", False))
+def read_scores(folder: Path, what: str, *, evaluate: str) -> Scores:
+    """Table and companion of an evaluation.
 
+    Args:
+        what: was evaluated, for errors.
+        evaluate: arguments of ``evaluate.yaml`` that make the table.
 
-def _metrics(run: TrainedRun) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    table = run.path / f"metrics_{SPLIT}.csv"
+    Raises:
+        NotReleasableError: there is no finished table.
+    """
+    table = folder / TABLE
     needed = [table, table.with_suffix(".json"), table.with_name(f"{table.stem}_summary.csv")]
     lacking = [file.name for file in needed if not file.is_file()]
     if lacking:
-        msg = f"run '{run.path}' was not evaluated: no {lacking[0]}; do: {_EVALUATE} {run.path}"
+        msg = f"{what} was not evaluated: no {lacking[0]}; do: {_EVALUATE} {evaluate}"
         raise NotReleasableError(msg)
     try:
         companion = json.loads(needed[1].read_bytes())
@@ -111,15 +120,63 @@ def _metrics(run: TrainedRun) -> tuple[list[dict[str, str]], dict[str, Any]]:
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or companion.get("complete") is False:
-        msg = f"run '{run.path}': its evaluation is unfinished; do again: {_EVALUATE} {run.path}"
+        msg = f"{what}: its evaluation is unfinished; do again: {_EVALUATE} {evaluate}"
         raise NotReleasableError(msg)
-    return rows, companion
+    return Scores(folder, rows, companion)
 
 
-def _held_out(
-    run: TrainedRun, rows: list[dict[str, str]], slices: str | Path | None
-) -> tuple[dict[str, int], list[int]]:
-    """Number of cases a split, and the cases' axes; raises where scored cases were not held out."""
+def check_scored_as_released(
+    scores: Scores, runs: Sequence[TrainedRun], adapter: str, *, evaluate: str
+) -> None:
+    """Whether a table is of what the bundle will predict.
+
+    Raises:
+        NotReleasableError: it is of another adapter, another number of runs, of flipped views, or
+            with other post-processing than the runs bring along.
+    """
+    protocol, table = scores.protocol, f"'{scores.folder / TABLE}'"
+    again = f"do: {_EVALUATE} {evaluate}"
+    if protocol.get("adapter", adapter) != adapter:
+        msg = (
+            f"{table} is of adapter '{protocol['adapter']}', to be released is '{adapter}'; "
+            f"{again} --adapter {adapter}"
+        )
+        raise NotReleasableError(msg)
+    members = protocol.get("ensemble") or [protocol.get("run", runs[0].path.name)]
+    found = sorted(Path(str(one)).name for one in members)
+    expected = sorted(run.path.resolve().name for run in runs)
+    if len(found) != len(expected) or (len(found) > 1 and found != expected):
+        msg = (
+            f"{table} is of {_counted(found)}, to be released is {_counted(expected)}; "
+            f"{again} --adapter {adapter}"
+        )
+        raise NotReleasableError(msg)
+    if protocol.get("flips", "none") != "none":
+        msg = (
+            f"{table} is of the mean over flips '{protocol['flips']}', which a bundle does not "
+            f"take unless told; {again} --adapter {adapter} --flips none"
+        )
+        raise NotReleasableError(msg)
+    steps = load_postprocessing(runs, adapter)
+    now = {} if steps is None else steps.describe(runs[0].task.classes)
+    if _steps(now) != _steps(protocol.get("postprocess") or {}):
+        msg = (
+            f"{table} was made with post-processing {_steps(protocol.get('postprocess') or {})}, "
+            f"released would be {_steps(now)}; {again} --adapter {adapter}"
+        )
+        raise NotReleasableError(msg)
+
+
+def check_held_out(run: TrainedRun, cases: Sequence[str], slices: str | Path | None) -> Slices:
+    """The cases that a run was made with.
+
+    Args:
+        cases: scored ones.
+        slices: folder of the slices it was trained on; ``None``: where they were.
+
+    Raises:
+        NotReleasableError: a scored case was not held out, or nobody can tell.
+    """
     given = run.dataset_dir if slices is None else str(slices)
     folders = given if isinstance(given, list) else [given]
     files = [Path(folder) / MANIFEST_NAME for folder in folders]
@@ -140,9 +197,8 @@ def _held_out(
         raise NotReleasableError(msg)
     manifest = open_slices(given, classes=run.task.classes)
     seen = {case: record for case, record in manifest.cases.items() if record.split != SPLIT}
-    scored = sorted({row["case"] for row in rows})
     for split, what in (("train", "trained on"), ("val", "chosen by")):
-        bad = [case for case in scored if case in seen and seen[case].split == split]
+        bad = [case for case in cases if case in seen and seen[case].split == split]
         if bad:
             msg = (
                 f"run '{run.path}' was evaluated on {len(bad)} cases that it was {what} "
@@ -151,13 +207,31 @@ def _held_out(
             )
             raise NotReleasableError(msg)
     patients = {record.patient for record in seen.values() if record.patient is not None}
-    shared = [c for c in scored if c in manifest.cases and manifest.cases[c].patient in patients]
+    shared = [c for c in cases if c in manifest.cases and manifest.cases[c].patient in patients]
     if shared:
         msg = (
             f"run '{run.path}': test case {shared[0]} is of a patient that it was trained on; "
             "split by patient ('samtune split')"
         )
         raise NotReleasableError(msg)
-    splits = [record.split for record in manifest.cases.values()]
-    axes = sorted({record.geometry.axis for record in manifest.cases.values()})
-    return {split: splits.count(split) for split in ("train", "val", SPLIT)}, axes
+    splits: dict[str, set[str]] = {"train": set(), "val": set(), SPLIT: set()}
+    for case, record in manifest.cases.items():
+        splits.setdefault(record.split, set()).add(case)
+    return Slices(splits, {record.geometry.axis for record in manifest.cases.values()})
+
+
+def _stopped_early(run: TrainedRun) -> bool:
+    """Whether another handler ended the training for good."""
+    file = run.path / "checkpoint.pt"
+    if not file.is_file():
+        return False
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return bool(state.get("finished", False))
+
+
+def _counted(names: Sequence[str]) -> str:
+    return "one run" if len(names) == 1 else f"an ensemble of {', '.join(names)}"
+
+
+def _steps(named: Mapping[str, str]) -> dict[str, str]:
+    return {name: step for name, step in named.items() if step != NONE}

@@ -1,7 +1,7 @@
-"""Frozen configs of a bundle: the training definition with the values of one run in it."""
+"""Frozen configs of a bundle: the training definition as it was for a run, without its paths."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import yaml
 from samtune import __version__
 from samtune.atomic import write_atomically
 from samtune.training.paths import BUNDLES
-from samtune.training.release.config_text import set_header, set_keys
-from samtune.training.release.portable import SLICES
-from samtune.training.run_folder import LATER_SETTINGS
+from samtune.training.release.config_text import drop_keys, set_header, set_keys
+from samtune.training.release.portable import SLICES, base_name, without_paths
+from samtune.training.run_folder import CONFIG_FILE, TrainedRun
 
 BASE = BUNDLES / "sam_finetune"
 MODELS = "$@bundle_root + '/models'"
@@ -20,12 +20,15 @@ OUTPUT = "$@bundle_root + '/eval'"
 SAMPLE_IMAGES = "sample/images"
 
 
-def write_configs(bundle: Path, record: Mapping[str, Any], *, name: str, sample: bool) -> None:
+def write_configs(bundle: Path, runs: Sequence[TrainedRun], *, name: str, sample: bool) -> None:
     """Write ``configs/{train,evaluate,inference}.yaml`` and ``logging.conf``.
+
+    Members of an ensemble that were trained otherwise than the first one have a
+    ``train_fold_N.yaml`` of their own.
 
     Args:
         bundle: folder of the bundle.
-        record: portable content of ``run.json``.
+        runs: what is released.
         name: of the bundle.
         sample: it has a sample, which ``inference.yaml`` segments unless told otherwise.
     """
@@ -37,15 +40,19 @@ def write_configs(bundle: Path, record: Mapping[str, Any], *, name: str, sample:
     place = "from inside the bundle; from elsewhere add --bundle_root BUNDLE"
     scans = f"$@bundle_root + '/{SAMPLE_IMAGES}'" if sample else "."
     command = "  python -m monai.bundle run --config_file configs"
+    written: list[str] = []
+    for number, one in enumerate(runs):
+        title = "train" if number == 0 else f"train_fold_{number}"
+        header = [
+            f"How {name} was trained, as one file; {place}:",
+            f"  python -m monai.bundle run training --config_file configs/{title}.yaml"
+            " --dataset_dir SLICES",
+        ]
+        text = train_text(one, name=name)
+        if text not in written:
+            written.append(text)
+            write_atomically(folder / f"{title}.yaml", set_header(text, header).encode())
     changes: dict[str, tuple[dict[str, Any], list[str]]] = {
-        "train": (
-            {**train_settings(record), **common, "dataset_dir": SLICES, "run_name": name},
-            [
-                f"How {name} was trained, as one file; {place}:",
-                "  python -m monai.bundle run training --config_file configs/train.yaml"
-                " --dataset_dir SLICES",
-            ],
-        ),
         "evaluate": (
             {**run, "dataset_dir": SLICES},
             [
@@ -80,47 +87,61 @@ def needs_samtune() -> list[str]:
     ]
 
 
-def _with(section: Any, path: list[str], value: Any) -> Any:
-    """A copy of ``section`` with another value at ``path``."""
-    if not path:
-        return value
-    return {**section, path[0]: _with(section[path[0]], path[1:], value)}
+def train_text(run: TrainedRun, *, name: str) -> str:
+    """``train.yaml`` with all keys that a run's merged config has, as it has them.
 
-
-def train_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of ``train.yaml`` with the values that a run had.
-
-    The config names what it records under ``run_folder::settings``; a reference there
-    (``'@epochs'``, ``'@flags::cache'``) is the key that had the value.
+    The text is that of the bundle's config: comments stay where a key is there too. Values that
+    were found out, such as ``arch: auto``, are written out: with other slices they might come to
+    something else. Files are named without their folders.
 
     Raises:
-        ValueError: the run has a setting that ``train.yaml`` doesn't name.
+        ValueError: the run's config is damaged.
     """
-    base = yaml.safe_load((BASE / "configs/train.yaml").read_text(encoding="utf-8"))
-    named = base["run_folder"]["settings"]
-    settings = {**LATER_SETTINGS, **record["settings"]}
-    unknown = sorted(set(settings) - set(named))
-    if unknown:
-        msg = (
-            f"run.json has settings that train.yaml of samtune {__version__} doesn't record: "
-            f"{', '.join(unknown)}; release with the version that trained it"
-        )
+    path = run.path / CONFIG_FILE
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or "run_folder" not in config:
+        msg = f"'{path}' is damaged: expected the keys of a training config"
         raise ValueError(msg)
-    keys: dict[str, Any] = {}
-    for name, reference in named.items():
-        if name not in settings or name == "device":
-            continue
-        path = str(reference).removeprefix("@flags::").removeprefix("@").split("::")
-        if path[0] not in base:  # an expression, such as $@task.activation
-            path = [name]
-        if path[0] in base:
-            keys[path[0]] = _with(keys.get(path[0], base[path[0]]), path[1:], settings[name])
-    # as found out, not as asked for: 'auto' may come to something else with other slices
-    task, network = record["task"], record["network"]
-    keys |= {key: network[key] for key in ("arch", "image_size", "normalization")}
-    keys["classes"] = {int(value): name for value, name in task["classes"].items()}
-    keys["regions"] = {name: list(values) for name, values in task["regions"].items()}
+    text = (BASE / "configs/train.yaml").read_text(encoding="utf-8")
+    base = yaml.safe_load(text)
+    task, network = run.record["task"], run.record["network"]
+    joined = without_paths(config.get("dataset_dir"))  # folders with their weights
+    hints = needs_samtune()
+    frozen: dict[str, Any] = {
+        **_without_paths(config, set(_texts(base))),
+        **{key: base[key] for key in ("runs_dir", "output_dir", "device", "source")},
+        **{key: network[key] for key in ("arch", "image_size", "normalization")},
+        "checkpoint": base_name(run),
+        "cache_dir": None,
+        "classes": {int(value): title for value, title in task["classes"].items()},
+        "regions": {title: list(values) for title, values in task["regions"].items()},
+        "bundle_root": ".",
+        "dataset_dir": SLICES if isinstance(run.dataset_dir, str) else joined,
+        "run_name": name,
+    }
     if "channels" in task:
-        keys["channels"] = {one["name"]: list(one["labels"]) for one in task["channels"]}
-        keys["region_order"] = [one["painted"] for one in task["channels"]]
-    return keys
+        frozen["channels"] = {one["name"]: list(one["labels"]) for one in task["channels"]}
+        frozen["region_order"] = [one["painted"] for one in task["channels"]]
+    steps = [step for step in frozen.get("initialize", []) if step not in hints]
+    frozen["initialize"] = [*hints, *steps]
+    text = drop_keys(text, [key for key in base if key not in frozen], name="train.yaml")
+    changed = {k: v for k, v in frozen.items() if k not in base or v != base[k]}
+    return set_keys(text, changed, name="train.yaml")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in a config."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _without_paths(value: Any, known: set[str]) -> Any:
+    """:func:`without_paths`, but the texts of the bundle's config stay: '/curve.csv' is no path."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one, known) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(one, known) for one in value]
+    return value if value in known else without_paths(value)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -9,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from samtune.atomic import partial_path, whole_file, write_atomically
 from samtune.networks.weights import sha256_of
@@ -17,6 +19,12 @@ HASHES = "SHA256SUMS"
 ARCHIVES = ("zip", "tar.gz")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can hold
 _MODE = 0o644
+
+
+def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
+    """Write indented JSON."""
+    text = json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
 
 
 def files_of(bundle: Path) -> list[str]:

@@ -13,15 +13,22 @@ import yaml
 from samtune.atomic import write_atomically
 from samtune.peft.adapt import merge_adapters
 from samtune.peft.protocol import NotMergeableError
+from samtune.training.ensemble import open_runs
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.release.config_text import set_header, set_keys
 from samtune.training.release.configs import needs_samtune
-from samtune.training.release.files import files_of, read_hashes, whole_folder, write_hashes
+from samtune.training.release.files import (
+    files_of,
+    read_hashes,
+    whole_folder,
+    write_hashes,
+    write_json,
+)
 from samtune.training.release.metadata import data_format
 from samtune.training.release.monai_configs import obstacles, pipeline
-from samtune.training.release.release import METADATA, write_json
+from samtune.training.release.release import METADATA
 from samtune.training.release.whole_slices import WholeSlices, build_plain
-from samtune.training.run_folder import TrainedRun, load_run
+from samtune.training.run_folder import TrainedRun
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "models/model.pt"
@@ -51,14 +58,22 @@ def materialise(
 
     Raises:
         FileExistsError: ``out`` is there and not empty.
-        ValueError: TorchScript was asked for and MONAI's transforms can't do what the run needs.
+        ValueError: it is an ensemble; or TorchScript was asked for and MONAI's transforms can't do
+            what the run needs.
     """
     bundle, out = Path(bundle), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"'{out}' exists already; choose another folder for the full weights"
         raise FileExistsError(msg)
     hashes = read_hashes(bundle)
-    run = load_run(bundle)
+    run, *others = open_runs(bundle)
+    if others:
+        msg = (
+            f"'{bundle}' is an ensemble of {1 + len(others)} runs: the mean of their probabilities "
+            "is not the answer of any one network, which models/model.pt would have to be; use "
+            "'samtune predict', or release a single run"
+        )
+        raise ValueError(msg)
     metadata = json.loads((bundle / METADATA).read_bytes())
     axes = [int(axis) for axis in metadata["axes"]]
     reasons = obstacles(run, axes)

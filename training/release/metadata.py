@@ -1,7 +1,7 @@
 """``metadata.json`` of a bundle, and where its base weights come from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -26,7 +26,7 @@ _METHODS = {
 
 
 def make_metadata(
-    run: TrainedRun,
+    runs: Sequence[TrainedRun],
     *,
     name: str,
     version: str,
@@ -41,9 +41,11 @@ def make_metadata(
     """Content of ``metadata.json``.
 
     Args:
+        runs: one, or the members of an ensemble.
         summary: classes and regions of ``metrics_test_summary.json``.
         cases: number of cases of each split.
     """
+    run = runs[0]
     template = json.loads((BASE / "configs/metadata.json").read_text(encoding="utf-8"))
     packages = {OURS: installed(OURS), **{p: installed(p) for p in template[_PACKAGES]}}
     weights = PACKAGED["lite_medsam"].distribution.split("==")[0]
@@ -54,9 +56,8 @@ def make_metadata(
         msg = f"{', '.join(lacking)} not installed: its version can't be recorded"
         raise ValueError(msg)
     network, parameters = run.record["network"], run.record.get("parameters", {})
-    method = network["peft"].get("method") or {}
-    methods = method if isinstance(method, list) else [method]
-    used = [one.get("name", "no method") for one in methods] or ["no method"]
+    used = list(dict.fromkeys(name for one in runs for name in _methods(one)))
+    members = "" if len(runs) == 1 else f"Mean of the probabilities of {len(runs)} networks. "
     classes = ", ".join(run.task.channel_names)
     modality = _MODALITIES.get(run.record["data"]["modality"], "n/a")
     return {
@@ -71,6 +72,7 @@ def make_metadata(
         "description": f"Segment Anything ({network['arch']}) fine-tuned with {' and '.join(used)} "
         f"at {network['image_size']} pixels for {classes} in {modality}: "
         f"{parameters.get('trainable', 0):,} of {parameters.get('total', 0):,} parameters trained. "
+        f"{members}"
         "Not for clinical use.",
         "authors": authors,
         "copyright": f"Copyright (c) {authors}",
@@ -94,6 +96,12 @@ def make_metadata(
         "base_weights": base_weights(run),
         "network_data_format": frame_format(run),
     }
+
+
+def _methods(run: TrainedRun) -> list[str]:
+    method = run.record["network"]["peft"].get("method") or {}
+    methods = method if isinstance(method, list) else [method]
+    return [one.get("name", "no method") for one in methods] or ["no method"]
 
 
 def eval_metrics(summary: list[dict[str, Any]]) -> dict[str, Any]:

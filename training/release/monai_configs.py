@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from samtune.training.release.portable import POSTPROCESSING
+from samtune.training.postprocess import FILE as POSTPROCESSING
+from samtune.training.postprocess import load_postprocessing
 from samtune.training.run_folder import TrainedRun
 
 # limits of a volume's grey values, as in preprocessing.intensity: two percentiles of its voxels
@@ -34,7 +35,8 @@ def obstacles(run: TrainedRun, axes: list[int]) -> list[str]:
         found.append(f"slicing {', '.join(kept)}")
     if run.neighbours:
         found.append("neighbouring slices as channels (neighbours)")
-    if (run.path / POSTPROCESSING).is_file():
+    steps = load_postprocessing([run], "best")
+    if steps is not None and steps.steps:
         found.append(f"the steps of {POSTPROCESSING}")
     if len(axes) != 1:
         found.append(f"cases cut along different axes {axes}")
@@ -131,10 +133,12 @@ def _intensity(intensity: dict[str, Any]) -> str:
 
 
 def _labels(run: TrainedRun, values: list[int]) -> str:
-    """Logits ``c i j k`` to label values ``1 i j k``."""
+    """Logits ``c i j k`` to label values ``1 i j k``, of a type that NIfTI has (no int64)."""
+    dtype = "torch.uint8" if max(values) < 256 else "torch.int32"
     if run.task.paint is None:
-        return f"$lambda x: torch.tensor({values}, device=x.device)[x.argmax(0, keepdim=True)]"
+        table = f"torch.tensor({values}, dtype={dtype}, device=x.device)"
+        return f"$lambda x: {table}[x.argmax(0, keepdim=True)]"
     painted = "torch.zeros_like(x[:1])"
     for channel, value in enumerate(values[1:], start=1):  # later over earlier
         painted = f"torch.where(x[{channel}:{channel + 1}] > 0, {value}, {painted})"
-    return f"$lambda x: {painted}"
+    return f"$lambda x: ({painted}).to({dtype})"

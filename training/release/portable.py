@@ -8,7 +8,6 @@ from samtune.networks.packaged import PACKAGED
 from samtune.networks.registry import by_sha256
 from samtune.training.run_folder import TrainedRun
 
-POSTPROCESSING = "postprocessing.json"  # of a run that has chosen steps for its predictions
 SLICES = "./slices"  # where a release's configs look for slices of your own
 # an absolute path within a text: what follows a start, a blank, a quote or one of =[(:
 _ABSOLUTE = re.compile(r"""(^|[\s'"=\[(:,])(?:[A-Za-z]:[\\/]|/)[^\s'",\])]+""")

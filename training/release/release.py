@@ -3,18 +3,24 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from samtune.atomic import write_atomically
+from samtune.training.postprocess import FILE as POSTPROCESSING
+from samtune.training.postprocess import load_postprocessing
 from samtune.training.release.card import model_card
-from samtune.training.release.checks import CheckedRun, NotReleasableError, check_run
+from samtune.training.release.checks import TABLE, NotReleasableError
 from samtune.training.release.configs import BASE, write_configs
-from samtune.training.release.files import HASHES, whole_folder, write_hashes
+from samtune.training.release.files import HASHES, whole_folder, write_hashes, write_json
+from samtune.training.release.members import CheckedModel, check_model
 from samtune.training.release.metadata import large_files_text, make_metadata
-from samtune.training.release.portable import POSTPROCESSING, portable_record, without_paths
+from samtune.training.release.pooled import write_pooled
+from samtune.training.release.portable import portable_record, without_paths
 from samtune.training.release.sample import Sample, add_sample
-from samtune.training.run_folder import MODELS, RUN_FILE
+from samtune.training.run_folder import MODELS
+from samtune.training.run_record import RUN_FILE
 
 ADAPTER = "adapter_best.safetensors"
 METADATA = "configs/metadata.json"
@@ -25,7 +31,7 @@ _AGREE = 1e-6  # Dice of the sample beside its row in the table
 
 
 def release_run(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     *,
     name: str,
     version: str,
@@ -37,14 +43,16 @@ def release_run(
     sample: str | Path | None = None,
     sample_label: str | Path | None = None,
     adapter: str = "best",
-    slices: str | Path | None = None,
+    slices: str | Path | Sequence[str | Path] | None = None,
+    metrics: str | Path | None = None,
     title: str | None = None,
     authors: str = "The samtune authors",
 ) -> Path:
-    """Write the bundle of a run; it appears whole or not at all.
+    """Write the bundle of a run, or of an ensemble; it appears whole or not at all.
 
     Args:
-        run: folder of a finished and evaluated run.
+        run: folder of a finished and evaluated run, or of the folds of a cross-validation, or
+            several of either: an ensemble.
         name: lower case with task and data type, such as ``hippocampus_mr_lora``.
         version: ``1.2.3``; above that of the bundle that is already in ``out``.
         licence: of the bundle: ``Apache-2.0``, or a file with the text.
@@ -55,41 +63,39 @@ def release_run(
         sample: a small scan to check the bundle with.
         sample_label: its reference label.
         adapter: ``best`` or ``last``.
-        slices: folder of the slices it was trained on; ``None``: where they were.
+        slices: folder of the slices it was trained on, of an ensemble one a member; ``None``:
+            where they were.
+        metrics: folder with the evaluation of an ensemble; ``None``: see :func:`check_model`.
         title, authors: for ``metadata.json``.
 
     Returns:
         The folder.
 
     Raises:
-        NotReleasableError: the run is not ready, see :func:`check_run`; or its table is of another
-            adapter.
+        NotReleasableError: the run is not ready, see :func:`check_model`; or its table is of
+            another adapter.
         FileExistsError: the version is released, or ``out`` holds something else.
         ValueError: an argument is wrong or missing.
     """
     _check_texts(name, version, licence, data_source, data_licence)
     folder = Path("bundles") / name if out is None else Path(out)
     changelog = next_changelog(folder, version, changes)
-    checked = check_run(run, adapter=adapter, slices=slices)
+    checked = check_model(
+        _listed(run) or [], adapter=adapter, slices=_listed(slices), metrics=metrics
+    )
     files = {
         "LICENSE": _licence(licence),
         "docs/data_license.txt": _data_licence(data_source, data_licence),
         "large_files.yml": large_files_text(checked.run),
     }
     with whole_folder(folder) as bundle:
-        record = portable_record(checked.run, released=adapter)
-        write_json(bundle / MODELS / RUN_FILE, record)
-        shutil.copyfile(checked.adapter.path, bundle / MODELS / ADAPTER)
-        steps = checked.run.path / POSTPROCESSING
-        if steps.is_file():
-            content = without_paths(json.loads(steps.read_bytes()))
-            write_json(bundle / MODELS / POSTPROCESSING, content)
+        _copy_models(checked, bundle / MODELS, adapter)
         summary = _copy_metrics(checked, bundle / "docs")
         for path, text in files.items():
             write_atomically(bundle / path, text.encode())
-        write_configs(bundle, record, name=name, sample=sample is not None)
+        write_configs(bundle, checked.runs, name=name, sample=sample is not None)
         metadata = make_metadata(
-            checked.run,
+            checked.runs,
             name=title or name.replace("_", " "),
             version=version,
             changelog=changelog,
@@ -148,12 +154,6 @@ def next_changelog(folder: Path, version: str, changes: str | None) -> dict[str,
     return {version: changes, **before["changelog"]}
 
 
-def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
-    """Write indented JSON."""
-    text = json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
-
-
 def _check_texts(
     name: str, version: str, licence: str, data_source: str, data_licence: str
 ) -> None:
@@ -203,16 +203,35 @@ def _first_line(licence: str) -> str:
     return next((line for line in lines if line), path.name)
 
 
-def _copy_metrics(checked: CheckedRun, docs: Path) -> list[dict[str, Any]]:
+def _listed(given: str | Path | Sequence[str | Path] | None) -> list[str | Path] | None:
+    return [given] if isinstance(given, str | Path) else None if given is None else list(given)
+
+
+def _copy_models(checked: CheckedModel, models: Path, adapter: str) -> None:
+    """Records and adapters; whichever adapter is released is the best one of the bundle."""
+    steps = load_postprocessing(checked.runs, adapter)
+    for number, (run, file) in enumerate(zip(checked.runs, checked.adapters, strict=True)):
+        folder = models if len(checked.runs) == 1 else models / f"fold_{number}"
+        write_json(folder / RUN_FILE, portable_record(run, released=adapter))
+        shutil.copyfile(file.path, folder / ADAPTER)
+        if steps is not None:  # chosen for this adapter, in all members
+            content = without_paths(json.loads((run.path / POSTPROCESSING).read_bytes()))
+            write_json(folder / POSTPROCESSING, {**content, "adapter": "best"})
+
+
+def _copy_metrics(checked: CheckedModel, docs: Path) -> list[dict[str, Any]]:
     """Tables into ``docs``; gives classes and regions of the summary."""
     docs.mkdir(parents=True)
-    source = checked.run.path
-    for name in ("metrics_test.csv", "metrics_test_summary.csv"):
+    if len(checked.scores) > 1:
+        return write_pooled(checked.scores, docs)
+    scores = checked.scores[0]
+    source = scores.folder
+    for name in (TABLE, "metrics_test_summary.csv"):
         shutil.copyfile(source / name, docs / name)
-    write_json(docs / "metrics_test.json", without_paths(checked.companion))
+    write_json(docs / "metrics_test.json", without_paths(scores.companion))
     summary = source / "metrics_test_summary.json"
     if not summary.is_file():
-        msg = f"run '{source}' was evaluated by an older samtune: no {summary.name}; evaluate again"
+        msg = f"'{source}' was evaluated by an older samtune: no {summary.name}; evaluate again"
         raise NotReleasableError(msg)
     content = json.loads(summary.read_bytes())
     write_json(docs / summary.name, content, sort_keys=False)
@@ -220,10 +239,12 @@ def _copy_metrics(checked: CheckedRun, docs: Path) -> list[dict[str, Any]]:
     return classes
 
 
-def _same_scores(checked: CheckedRun, sample: Sample) -> None:
+def _same_scores(checked: CheckedModel, sample: Sample) -> None:
     """Raise where the table's row of the sample is not what the released adapter gives."""
     if checked.run.slicing.get("crop_margin") is not None:
         return  # scored on crops, predicted whole
+    if checked.scored_by == "out-of-fold":
+        return  # scored by one member, predicted by all
     table = {row["name"]: row["dice"] for row in checked.rows if row["case"] == sample.case}
     for name, found in sample.dice.items():
         given = table.get(name, "")
@@ -231,7 +252,7 @@ def _same_scores(checked: CheckedRun, sample: Sample) -> None:
             continue
         if abs(float(given) - found) > _AGREE:
             msg = (
-                f"run '{checked.run.path}': metrics_test.csv says Dice {float(given):.4f} of "
+                f"'{checked.scores[0].folder / TABLE}' says Dice {float(given):.4f} of "
                 f"{sample.case} ({name}), the adapter to be released gives {found:.4f}: the table "
                 "is of another adapter; evaluate again"
             )

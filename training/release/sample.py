@@ -15,8 +15,9 @@ from samtune.evaluation.regions import Region
 from samtune.evaluation.score_case import region_mask
 from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
+from samtune.training.ensemble import open_runs
 from samtune.training.predict import predict
-from samtune.training.run_folder import MODELS, load_run
+from samtune.training.run_folder import MODELS
 
 FOLDER = "sample"
 RECORD = f"{FOLDER}/sample.json"
@@ -111,7 +112,7 @@ def read_sample(bundle: Path) -> Sample | None:
 
 def regions_of(bundle: Path) -> list[Region]:
     """What the bundle's model is scored by."""
-    return load_run(bundle).task.scored()
+    return open_runs(bundle)[0].task.scored()
 
 
 def dice_scores(bundle: Path, prediction: Path, reference: Path) -> dict[str, float | None]:

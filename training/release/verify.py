@@ -12,11 +12,12 @@ import yaml
 
 from samtune.networks.weights import sha256_of
 from samtune.preprocessing.volumes import read_label
+from samtune.training.ensemble import load_averaged, open_runs
 from samtune.training.predict import predict
 from samtune.training.release.files import HASHES, files_of, read_hashes
 from samtune.training.release.sample import RECORD, dice, dice_scores, read_sample
 from samtune.training.release.versions import OURS, installed, required
-from samtune.training.run_folder import MODELS, load_run
+from samtune.training.run_folder import MODELS
 
 State = Literal["ok", "warning", "FAILED", "skipped"]
 METADATA = "configs/metadata.json"
@@ -169,9 +170,22 @@ def _network(bundle: Path) -> list[Check]:
         path = bundle / name
         if path.is_file() and digest is not None and sha256_of(path) != digest:
             return [Check("network", "FAILED", f"{name} is not the file of large_files.yml")]
-    network = load_run(bundle).network()
-    base = network.base_sha256 or ""
-    return [Check("network", "ok", f"{network.arch}, base weights SHA-256 {base[:12]}")]
+    runs = open_runs(bundle)
+    try:
+        load_averaged(runs)
+    except FileNotFoundError as error:
+        absent = [name for name in _large_files(bundle) if not (bundle / name).is_file()]
+        if not absent:
+            raise
+        msg = (
+            f"no base weights: {absent[0]} is not there; fetch it: python -m monai.bundle "
+            f"download_large_files --bundle_path {bundle}"
+        )
+        raise FileNotFoundError(msg) from error
+    network = runs[0].record["network"]
+    members = "" if len(runs) == 1 else f"{len(runs)} times "
+    base = str(network["base_sha256"])[:12]
+    return [Check("network", "ok", f"{members}{network['arch']}, base weights SHA-256 {base}")]
 
 
 def _sample(bundle: Path, before: list[Check], device: str) -> list[Check]:

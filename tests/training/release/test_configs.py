@@ -6,6 +6,7 @@ import yaml
 from samtune.training.release import configs
 from samtune.training.release.config_text import set_header, set_keys
 from samtune.training.release.portable import without_paths
+from samtune.training.run_folder import TrainedRun
 
 ME = "/" + "home/me"  # in two pieces: no file here holds such a path
 TEXT = """# head
@@ -45,36 +46,85 @@ def test_what_can_t_be_changed_alone_is_an_error():
         set_keys("- 1\n", {})
 
 
-def test_settings_go_to_the_keys_that_the_config_records(monkeypatch, tmp_path):
-    base = {
-        **{"epochs": 5, "flags": {"amp": "$@amp"}, "amp": False, "activation": "softmax"},
-        **{"loss": {"x": {"weight": 1, "kind": "dice"}}, "device": "auto"},
-        "run_folder": {
-            "settings": {
-                **{"number": "@epochs", "amp": "@flags::amp", "activation": "$@task.activation"},
-                **{"weight": "@loss::x::weight", "device": "$str(@device)"},
-            }
-        },
-    }
+CONFIG = """# training
+bundle_root: {_target_: root}
+dataset_dir: auto # slices
+runs_dir: ./runs
+run_name: lora
+output_dir: {_target_: dir}
+source: null
+arch: auto # found out
+checkpoint: null
+cache_dir: null
+epochs: 5 # how long
+device: auto
+gone: 1
+loss: {weight: 1, kind: dice}
+run_folder: {path: "$@output_dir + '/curve.csv'"}
+initialize: [$start()]
+"""
+
+
+@pytest.fixture
+def frozen(monkeypatch, tmp_path):
+    """The frozen config of a run whose merged config differs from the bundle's as told."""
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/train.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "configs/train.yaml").write_text(CONFIG)
     monkeypatch.setattr(configs, "BASE", tmp_path)
-    monkeypatch.setattr(configs, "LATER_SETTINGS", {})
-    settings = {"number": 9, "amp": True, "activation": "sigmoid", "weight": 3, "device": "cuda"}
-    record = {
-        "settings": settings,
-        "task": {"classes": {"2": "b"}, "regions": {}},
-        "network": {"arch": "vit_b", "image_size": 512, "normalization": "sam", "x": 1},
+    monkeypatch.setattr(configs, "base_name", lambda run: "medsam.pth")
+    network = {"arch": "vit_b", "image_size": 512, "normalization": "sam", "x": 1}
+    task = {"classes": {"2": "b"}, "regions": {"whole": [2]}}
+
+    def freeze(config, data="/home/me/slices"):
+        merged = {**yaml.safe_load(CONFIG), **config}
+        del merged["gone"]
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(merged))
+        record = {"task": task, "network": network, "data": {"dataset_dir": data}}
+        return configs.train_text(TrainedRun(tmp_path, record, None), name="mr_lora")
+
+    return freeze
+
+
+def test_the_training_config_is_the_runs_own(frozen):
+    changes = {
+        **{"epochs": 9, "dataset_dir": "/home/me/slices", "cache_dir": "/scratch/me"},
+        **{"checkpoint": "/home/me/medsam.pth", "text_embeddings": "/home/me/text.safetensors"},
+        **{"loss": {"weight": 3, "kind": "$my_loss('/home/me/a.json')"}, "own": ["x", {"y": 1}]},
+        **{"runs_dir": "/home/me/runs", "device": "cuda:3", "output_dir": "/home/me/out"},
     }
-    assert configs.train_settings(record) == {
-        **{"epochs": 9, "amp": True, "activation": "sigmoid"},
-        "loss": {"x": {"weight": 3, "kind": "dice"}},
+    text = frozen(changes)
+    found, base = yaml.safe_load(text), yaml.safe_load(CONFIG)
+    assert found.pop("initialize")[-1] == "$start()"
+    assert found == {
+        # as the run had it
+        **{"epochs": 9, "loss": {"weight": 3, "kind": "$my_loss('a.json')"}},
+        **{"own": ["x", {"y": 1}], "run_folder": base["run_folder"]},
+        # as was found out
         **{"arch": "vit_b", "image_size": 512, "normalization": "sam"},
-        **{"classes": {2: "b"}, "regions": {}},
+        **{"classes": {2: "b"}, "regions": {"whole": [2]}},
+        # wherever it is run
+        **{"checkpoint": "medsam.pth", "text_embeddings": "text.safetensors", "cache_dir": None},
+        **{key: base[key] for key in ("runs_dir", "device", "output_dir", "source")},
+        **{"bundle_root": ".", "dataset_dir": "./slices", "run_name": "mr_lora"},
     }
-    settings["old"] = 1
-    with pytest.raises(ValueError, match="doesn't record: old"):
-        configs.train_settings(record)
+    assert "epochs: 9 # how long\n" in text
+    joined = [{"folder": "/data/a", "weight": 2}, "/data/b"]
+    found = yaml.safe_load(frozen({"dataset_dir": joined}, ["/data/a", "/data/b"]))
+    assert found["dataset_dir"] == [{"folder": "a", "weight": 2}, "b"]
+
+
+def test_a_frozen_config_frozen_again_checks_once(frozen):
+    steps = yaml.safe_load(frozen({}))["initialize"]
+    assert len(steps) == 3
+    assert yaml.safe_load(frozen({"initialize": steps}))["initialize"] == steps
+
+
+def test_a_damaged_config_of_a_run_is_named(frozen, tmp_path):
+    frozen({})
+    (tmp_path / "config.yaml").write_text("[]")
+    run = TrainedRun(tmp_path, {"task": {}, "network": {}}, None)
+    with pytest.raises(ValueError, match=r"config\.yaml' is damaged: expected the keys"):
+        configs.train_text(run, name="x")
 
 
 @pytest.mark.parametrize(

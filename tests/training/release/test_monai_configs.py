@@ -62,6 +62,7 @@ def test_labels_are_those_of_predict(run, generator):
     for task in (run.task, overlapping):
         found = function(_labels(replace(run, task=task), [0, *(task.paint or task.class_values)]))
         read = ToClassMapd(task.class_values, task.paint).read
+        assert found(logits).dtype == torch.uint8  # MONAI Label writes it as it is
         for index in range(2):
             expected = read(logits[..., index])
             np.testing.assert_array_equal(found(logits)[0, ..., index], expected)

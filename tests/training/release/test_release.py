@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+from safetensors.torch import load_file
 
 from samtune.cli import main
 from samtune.peft.adapter_file import base_config
@@ -117,6 +118,32 @@ def test_the_frozen_training_config_is_the_runs(released, scored_run, tiny_slice
         assert parser.get_parsed_content(key) == settings[key]
     assert parser.get_parsed_content("peft") == settings["peft"]
     assert parser.get_parsed_content("task") == run.task
+    # the whole config, not only what run.json records
+    own = yaml.safe_load((scored_run / "config.yaml").read_text())
+    frozen = yaml.safe_load((released / "configs/train.yaml").read_text())
+    assert {key for key in {**own, **frozen} if own.get(key) != frozen.get(key)} == {
+        *("bundle_root", "dataset_dir", "run_name", "runs_dir", "device", "initialize"),
+        *("arch", "image_size", "normalization", "classes", "regions"),
+    }
+
+
+@pytest.mark.slow
+def test_the_frozen_training_config_trains_the_run_again(released, tiny_run, tiny_slices, tmp_path):
+    workflow = create_workflow(
+        config_file=str(released / "configs/train.yaml"),
+        run_id="training",
+        logging_file=False,
+        bundle_root=str(released),
+        dataset_dir=str(tiny_slices),
+        runs_dir=str(tmp_path),
+        device="cpu",
+    )
+    workflow.run()
+    workflow.finalize()
+    found = load_file(tmp_path / "tiny_mr_lora/adapter_last.safetensors")
+    expected = load_file(tiny_run.path / "adapter_last.safetensors")
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not found[name].equal(expected[name])] == []
 
 
 def test_without_samtune_there_is_one_line(released, monkeypatch):
@@ -209,6 +236,11 @@ def test_an_unfinished_run_is_refused(release, run, tmp_path):
     refused(release, run, tmp_path, "is unfinished: 0 of 9 epochs")
 
 
+def test_a_run_that_kept_no_config_is_refused(release, run, tmp_path):
+    (run / "config.yaml").unlink()
+    refused(release, run, tmp_path, r"has no config\.yaml, so nobody can tell how it was trained")
+
+
 def test_a_run_that_was_not_evaluated_is_refused(release, run, tmp_path):
     spoil_json(run / "metrics_test.json", lambda m: m.update(complete=False))
     refused(release, run, tmp_path, "its evaluation is unfinished")
@@ -258,7 +290,7 @@ def test_metrics_of_another_adapter_are_found_by_the_sample(release, run, tmp_pa
 
 def test_random_base_weights_are_refused(release, run, tmp_path):
     from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     for name in ("best", "last"):
         path = run / f"adapter_{name}.safetensors"

@@ -102,6 +102,24 @@ def test_no_base_weights(bundle, monkeypatch):
     )
 
 
+def test_base_weights_that_are_fetched(bundle, edit):
+    """Of a run on another checkpoint than the packaged one."""
+    edit("models/run.json", lambda r: r["settings"].update(checkpoint="no_such_vit_b.pth"))
+    found = failures(verify_bundle(bundle))
+    assert list(found) == ["network"]
+    assert "no_such_vit_b.pth" in found["network"]
+    entry = f"{{path: models/no_such_vit_b.pth, url: https://x, hash_val: {'0' * 64}}}"
+    (bundle / "large_files.yml").write_text(f"large_files: [{entry}]")
+    edit("models/run.json", lambda r: None)
+    found = failures(verify_bundle(bundle))
+    assert found["network"].startswith("no base weights: models/no_such_vit_b.pth is not there")
+    assert "download_large_files --bundle_path" in found["network"]
+    (bundle / "models/no_such_vit_b.pth").write_bytes(b"something else")
+    found = failures(verify_bundle(bundle))
+    expected = "models/no_such_vit_b.pth is not the file of large_files.yml"
+    assert found == {"network": expected}
+
+
 def test_other_outputs_than_recorded(bundle, rehash):
     (path,) = (bundle / "sample/expected").iterdir()
     label = nib.load(path)
@@ -141,8 +159,10 @@ def test_what_is_no_bundle(tmp_path, capsys):
     assert "unpack an archive first" in capsys.readouterr().err
 
 
-def test_predict_takes_the_bundle_as_it_takes_the_run(released, scored_run, tiny_volumes, tmp_path):
-    scans = tiny_volumes / "images"
+def test_predict_takes_the_bundle_as_it_takes_the_run(
+    released, scored_run, tiny_volumes, test_case, tmp_path
+):
+    scans = tiny_volumes / "images" / f"{test_case}.nii.gz"
     one = predict(released, scans, tmp_path / "one", device="cpu", progress=False)
     two = predict(scored_run, scans, tmp_path / "two", device="cpu", progress=False)
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
