@@ -10,7 +10,7 @@ from samtune import __version__
 from samtune.peft.adapter_file import save_adapter
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.manifest import MANIFEST_NAME, load_manifest
-from samtune.training import run_folder as module
+from samtune.training import run_record as module
 from samtune.training.run_folder import RunFolder, load_run
 from samtune.training.task import make_task, task_of
 
@@ -256,8 +256,8 @@ def test_trained_run_gives_the_chosen_network(tiny_run):
 
 
 def test_commit_is_noted_in_a_checkout_only(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "samtune/training/run_folder.py"))
-    assert module._git_state() == (None, None)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "samtune/training/run_record.py"))
+    assert module.git_state() == (None, None)
     (tmp_path / "samtune/.git").mkdir(parents=True)
 
     def no_git(*args, **kwargs):
@@ -265,16 +265,16 @@ def test_commit_is_noted_in_a_checkout_only(monkeypatch, tmp_path):
 
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "run", no_git)
-        assert module._git_state() == (None, None)
+        assert module.git_state() == (None, None)
     (tmp_path / "samtune/.git").rmdir()
     git = ["git", "-C", str(tmp_path / "samtune"), "-c", "user.name=n", "-c", "user.email=e"]
     (tmp_path / "samtune/file").write_text("a")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "m"]):
         subprocess.run([*git, *command], check=True)
-    commit, dirty = module._git_state()
+    commit, dirty = module.git_state()
     assert (len(commit), dirty) == (40, False)
     (tmp_path / "samtune/file").write_text("b")
-    assert module._git_state() == (commit, True)
+    assert module.git_state() == (commit, True)
 
 
 def test_split_and_files_are_recorded(make_folder, tiny_manifest, tmp_path):
