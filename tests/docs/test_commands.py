@@ -87,7 +87,7 @@ def test_options_within_the_text_are_those_of_the_verb():
     assert len(uses) > 100
     options = {}
     for name, verb in VERBS.items():
-        parser, subparsers = _build_parser()
+        _, subparsers = _build_parser()
         import_module(verb.module).add_arguments(subparsers[name])
         options[name] = " ".join(_help_texts(subparsers[name]))
     wrong = [
