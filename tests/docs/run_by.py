@@ -119,8 +119,8 @@ _TEST_SCRIPT = "is what runs the tests"
 # page: part of a command: why no test runs it
 NOT_RUN: dict[str, dict[str, str]] = {
     "docs/from_other_tools.md": {
-        "methods/full.yaml": "all of MedSAM takes too long on a processor; each of the four files is "
-        "run by test_prompted.py, test_backbones.py or test_methods.py",
+        "methods/full.yaml": "all of MedSAM takes too long on a processor; each of the four "
+        "files is run by test_prompted.py, test_backbones.py or test_methods.py",
     },
     "docs/releasing.md": {
         "cd bundles/": "is the folder of the command after it",
