@@ -7,7 +7,9 @@ from pathlib import Path
 
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "bundles/*/docs/README.md")
 FENCE = re.compile(r"^```(\w*)$")
-STARTS = ("samtune", "python", "torchrun", "bash", "git", "pip", "source", "cd", "pre-commit")
+OURS = ("samtune", "python", "torchrun", "bash")
+FOREIGN = ("git", "pip", "source", "cd", "cp", "curl", "monailabel", "pre-commit")
+ASSIGNMENT = re.compile(r"^[A-Z]+=\S* ")
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Command:
     Attributes:
         page: relative to the repository.
         line: in the page, from 1.
-        words: as a shell splits it.
+        words: as a shell splits it, without variables set before it.
     """
 
     page: str
@@ -53,8 +55,9 @@ def _of_page(page: str, lines: list[str]) -> list[Command]:
         text += line.removesuffix("\\") if line.endswith("\\") else line
         if line.endswith("\\"):
             continue
+        text = ASSIGNMENT.sub("", text)
         # a drawing or a folder tree begins with no program's name
-        if text.split(" ")[0] in STARTS:
+        if text.split(" ")[0] in OURS + FOREIGN:
             for part in " ".join(_plain(text)).split(" && "):
                 found.append(Command(page, begun, tuple(shlex.split(part))))
         text = ""

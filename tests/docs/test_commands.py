@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import re
 from importlib import import_module, util
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from tests.docs.commands import Command, shown_commands
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = shown_commands(ROOT)
-# programs that are not ours
-FOREIGN = {"git", "pip", "source", "cd", "pre-commit"}
+# a page that uses it says so: C=bundles/sam_finetune/configs
+CONFIGS = "bundles/sam_finetune/configs"
+INLINE = re.compile(r"`samtune ([a-z]+)( [^`]*)?`")
 
 
 def of(*programs: str) -> list[Command]:
@@ -46,7 +48,7 @@ def test_samtune_takes_the_options(command: Command):
 @pytest.mark.parametrize("command", bundle_runs(), ids=str)
 def test_bundle_has_the_files_and_keys(command: Command):
     options = dict(_options(command.words[command.words.index("run") + 1 :]))
-    given = options.pop("config_file")
+    given = options.pop("config_file").replace("$C/", f"{CONFIGS}/")
     files = ast.literal_eval(given) if given.startswith("[") else [given]
     if not any((ROOT / file).is_file() for file in files):  # from inside a bundle
         files = [f"bundles/sam_finetune/{file}" for file in files]
@@ -70,9 +72,47 @@ def test_script_or_module_is_there(command: Command):
         assert (ROOT / words[0]).is_file()
 
 
-def test_no_other_program_is_shown():
-    known = {"samtune", "python", "bash", "torchrun"} | FOREIGN
-    assert {command.words[0] for command in COMMANDS} <= known
+def inline_uses() -> list[tuple[str, str, list[str]]]:
+    """Page, verb and options of each ``samtune ...`` within a text."""
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        (path.name, verb, re.findall(r"(?<=\s)--[a-z][a-z-]*", rest))
+        for path in pages
+        for verb, rest in INLINE.findall(path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_options_within_the_text_are_those_of_the_verb():
+    uses = inline_uses()
+    assert len(uses) > 100
+    options = {}
+    for name, verb in VERBS.items():
+        _, subparsers = _build_parser()
+        import_module(verb.module).add_arguments(subparsers[name])
+        options[name] = " ".join(_help_texts(subparsers[name]))
+    wrong = [
+        (page, verb, option)
+        for page, verb, given in uses
+        for option in given or [""]
+        if verb not in VERBS or not re.search(rf"{option}(?![a-z-])", options[verb])
+    ]
+    assert wrong == []
+
+
+def test_no_command_stands_outside_of_fences():
+    """Indented ones would not be found by the tests here."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        outside = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.S | re.M)
+        assert not re.findall(r"^ {4,}(?:samtune|python|torchrun) .*", outside, flags=re.M), path
+
+
+def _help_texts(parser: argparse.ArgumentParser) -> list[str]:
+    """Of a verb and its own verbs, as ``samtune weights merge``."""
+    found = [parser.format_help()]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [text for one in action.choices.values() for text in _help_texts(one)]
+    return found
 
 
 def _options(words: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ def frozen(monkeypatch, tmp_path):
     network = {"arch": "vit_b", "image_size": 512, "normalization": "sam", "x": 1}
     task = {"classes": {"2": "b"}, "regions": {"whole": [2]}}
 
-    def freeze(config, data="/home/me/slices"):
+    def freeze(config, data=f"{ME}/slices"):
         merged = {**yaml.safe_load(CONFIG), **config}
         del merged["gone"]
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(merged))
@@ -87,10 +87,10 @@ def frozen(monkeypatch, tmp_path):
 
 def test_the_training_config_is_the_runs_own(frozen):
     changes = {
-        **{"epochs": 9, "dataset_dir": "/home/me/slices", "cache_dir": "/scratch/me"},
-        **{"checkpoint": "/home/me/medsam.pth", "text_embeddings": "/home/me/text.safetensors"},
-        **{"loss": {"weight": 3, "kind": "$my_loss('/home/me/a.json')"}, "own": ["x", {"y": 1}]},
-        **{"runs_dir": "/home/me/runs", "device": "cuda:3", "output_dir": "/home/me/out"},
+        **{"epochs": 9, "dataset_dir": f"{ME}/slices", "cache_dir": "/scratch/me"},
+        **{"checkpoint": f"{ME}/medsam.pth", "text_embeddings": f"{ME}/text.safetensors"},
+        **{"loss": {"weight": 3, "kind": f"$my_loss('{ME}/a.json')"}, "own": ["x", {"y": 1}]},
+        **{"runs_dir": f"{ME}/runs", "device": "cuda:3", "output_dir": f"{ME}/out"},
     }
     text = frozen(changes)
     found, base = yaml.safe_load(text), yaml.safe_load(CONFIG)
