@@ -79,6 +79,10 @@ RUN_BY: dict[str, dict[str, str]] = {
         "'thorax'": f"{BUNDLES}joined.py::test_a_run_on_two_folders_has_the_classes_of_both",
     },
     "docs/training.md": {
+        "samtune slice": f"{COMMANDS}slice.py"
+        "::test_a_dry_run_prints_cases_shapes_axis_slices_and_split",
+        "recipes/few_volumes.yaml": f"{BUNDLES}few_volumes.py"
+        "::test_late_blocks_train_whole_on_neighbouring_slices",
         "train.yaml --dataset_dir slices": f"{BUNDLES}sam_finetune.py"
         "::test_training_as_a_command_from_the_repository",
         "--prompts box": f"{BUNDLES}prompted.py"
