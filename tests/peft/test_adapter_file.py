@@ -121,6 +121,7 @@ def test_file_holds_the_trained_tensors_alone(saved):
         "base_sha256": "random",
         "class_names": None,
         "activation": "softmax",
+        "prompts": "none",
     }
     assert path.stat().st_size < 4 * sum(t.numel() for t in trained.values()) + 16_384
 
