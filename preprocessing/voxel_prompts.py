@@ -218,8 +218,8 @@ def class_value(given: Any, classes: Mapping[int, str] | None, where: str) -> in
     if isinstance(given, str) and given in by_name:
         return by_name[given]
     number = int(given) if isinstance(given, str) and given.isdigit() else given
-    allowed = classes is None or number in classes
-    if not _is_number(number) or int(number) != number or not 1 <= number < 2**16 or not allowed:
+    whole = _is_number(number) and int(number) == number and 1 <= number < 2**16
+    if not whole or (classes is not None and number not in classes):
         known = (
             "1 to 65535" if classes is None else ", ".join(f"{v} ({n})" for v, n in classes.items())
         )

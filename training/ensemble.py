@@ -74,19 +74,42 @@ def _runs_of(folder: Path) -> list[TrainedRun]:
             key=lambda one: (len(one.name), one.name),  # fold_10 after fold_9
         )
         if folds:
-            return _all_folds(place, [load_run(fold) for fold in folds])
+            runs = [load_run(fold) for fold in folds]
+            if not _is_released(place):  # its members were chosen, they may be some folds
+                _check_folds(place, runs)
+            return runs
     return [load_run(folder)]  # or it says what is missing
 
 
-def _all_folds(folder: Path, runs: list[TrainedRun]) -> list[TrainedRun]:
-    data = runs[0].record["settings"].get("data") or {}
-    if data.get("fold") is not None and len(runs) < data["folds"]:
+def _is_released(models: Path) -> bool:
+    return models.name == MODELS and (models.parent / "configs/metadata.json").is_file()
+
+
+def _check_folds(folder: Path, runs: Sequence[TrainedRun]) -> None:
+    """Do nothing if the runs are all folds of one cross-validation, or of none.
+
+    Raises:
+        ValueError: folds are missing, or are of several.
+    """
+    dealt = [dict(run.record["settings"].get("data") or {}) for run in runs]
+    numbers = [one.pop("fold", None) for one in dealt]
+    if set(numbers) == {None}:
+        return
+    for run, number, one in zip(runs, numbers, dealt, strict=True):
+        if number is None or one != dealt[0]:
+            data = [each.record["settings"].get("data") for each in (runs[0], run)]
+            msg = (
+                f"'{runs[0].path}' and '{run.path}' are not of one cross-validation: data "
+                f"{data[0]} and {data[1]}; remove what is left of another, or name the runs one "
+                "by one"
+            )
+            raise ValueError(msg)
+    if len(runs) < dealt[0]["folds"]:
         msg = (
-            f"'{folder}' has {len(runs)} of the {data['folds']} folds of a cross-validation; "
+            f"'{folder}' has {len(runs)} of the {dealt[0]['folds']} folds of a cross-validation; "
             "finish it, or name the runs one by one"
         )
         raise ValueError(msg)
-    return runs
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:

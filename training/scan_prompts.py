@@ -19,6 +19,7 @@ from samtune.preprocessing.voxel_prompts import VoxelPlane, VoxelPrompt
 from samtune.training.case_stream import Array
 from samtune.training.case_writers import CaseLabelWriter
 from samtune.training.device import pick_device
+from samtune.training.prediction_record import RECORD_FILE
 from samtune.training.quality import QualityTable
 from samtune.training.raw_slices import RawSlices
 from samtune.training.reading import ReadSlicesd
@@ -275,6 +276,8 @@ def predict_prompted(
         for number, prompt in enumerate(prompts[case], start=1):
             prompter.plane.check(prompt, f"scan '{case}', prompt {number}")
     table = QualityTable(Path(out) / QC_FILE, list(named.values()))
+    # of predictions without prompts, which a resumed command would take these for
+    (Path(out) / RECORD_FILE).unlink(missing_ok=True)
     written: list[Path] = []
     for case, prompter in prompters.items():
         records = prompter.records(prompts[case], list(named))

@@ -203,6 +203,8 @@ def _prompted(args: argparse.Namespace) -> list[Path]:
     from samtune.preprocessing.voxel_prompts import read_prompts
     from samtune.training.scan_prompts import model_of_run, predict_prompted, untouched_model
 
+    if args.prompts is None:
+        _check_single(args)
     if args.base is None:
         model = model_of_run(
             args.run_dir, adapter=args.adapter, checkpoint=args.checkpoint, device=args.device
@@ -222,16 +224,27 @@ def _prompted(args: argparse.Namespace) -> list[Path]:
     )
 
 
+def _check_single(args: argparse.Namespace) -> None:
+    from samtune.preprocessing.label_files import is_picture
+    from samtune.preprocessing.scans import find_scans
+
+    if not args.box and not args.point:
+        args.usage_error("--slice needs --box or --point")
+    if len(args.box or []) > 1 and args.point:
+        args.usage_error("points belong to one object: give one --box, or none")
+    if args.slice is not None:
+        return
+    for path in find_scans(args.images).values():
+        if not is_picture(path):
+            args.usage_error(f"--box and --point need --slice: '{path}' is no picture")
+
+
 def _from_options(
     args: argparse.Namespace, classes: "dict[int, str] | None"
 ) -> "list[VoxelPrompt]":
     from samtune.preprocessing.voxel_prompts import parse_prompt
 
     boxes, points = args.box or [], args.point or []
-    if not boxes and not points:
-        args.usage_error("--slice needs --box or --point")
-    if len(boxes) > 1 and points:
-        args.usage_error("points belong to one object: give one --box, or none")
     value = args.class_name
     if value is None:
         value = 1 if classes is None else min(classes)

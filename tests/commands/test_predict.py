@@ -152,6 +152,17 @@ def test_box_and_points_of_one_slice_are_one_prompt(prompts_asked):
     assert kwargs == {"file_format": None, "overlays": True}
 
 
+def test_a_volume_needs_the_slice_and_a_picture_does_not(prompts_asked, tmp_path, capsys):
+    for name in ("scan.nii.gz", "photo.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "r", str(tmp_path / "scan.nii.gz"), "-o", "p", "--box", "1,2,3,4"])
+    assert "--box and --point need --slice" in capsys.readouterr().err
+    assert prompts_asked == []
+    assert main(["predict", "r", str(tmp_path / "photo.png"), "-o", "p", "--point", "1,2,1"]) == 0
+    assert prompts_asked[0][0][2] == [VoxelPrompt(0, 1, None, ((1, 2, 1),))]
+
+
 def test_several_boxes_are_several_prompts_of_the_first_class(prompts_asked):
     options = ["--slice", "7", "--box", "1,2,3,4", "--box", "5,6,7,8"]
     assert main(["predict", "r", "s", "-o", "p", *options]) == 0

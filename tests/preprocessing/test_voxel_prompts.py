@@ -103,6 +103,7 @@ def test_a_file_is_read(tmp_path):
         ({"slice": 1, "points": [[1, 1, 2]]}, r"a point must be .* got \[1, 1, 2\]"),
         ({"slice": 1, "box": [0, 0, 1, 1], "class": 2}, r"class 2 is not known.*1 \(front\)"),
         ({"slice": 1, "box": [0, 0, 1, 1], "class": "side"}, "class 'side' is not known"),
+        ({"slice": 1, "box": [0, 0, 1, 1], "class": [1]}, r"class \[1\] is not known"),
     ],
 )
 def test_what_is_wrong_with_a_prompt_is_said(entry, message):

@@ -13,6 +13,7 @@ from samtune.preprocessing.prompts import tight_box
 from samtune.preprocessing.slicing import volume_to_slices
 from samtune.preprocessing.volumes import read_volume
 from samtune.preprocessing.voxel_prompts import VoxelPrompt
+from samtune.training.predict import predict
 from samtune.training.scan_prompts import (
     PromptedModel,
     ScanPrompter,
@@ -112,6 +113,15 @@ def test_classes_are_joined_and_compete_in_the_label_file(model, scan, tmp_path,
     assert values == [{0, 1}, {0}, {0, 3}]  # of the two, 3 has the larger logit everywhere
     table = (tmp_path / "qc.csv").read_text().splitlines()
     assert table[1].startswith("case_2,ok,case_2.nii.gz,false,")
+
+
+def test_a_resumed_command_does_not_take_the_file_for_its_own(model, scan, tmp_path, loud_run):
+    (file,) = predict(loud_run, scan, tmp_path)
+    before = file.read_bytes()
+    predict_prompted(model, scan, [VoxelPrompt(1, 1, (2.0, 2.0, 12.0, 12.0))], tmp_path)
+    assert file.read_bytes() != before
+    predict(loud_run, scan, tmp_path, resume=True)
+    assert file.read_bytes() == before
 
 
 def test_a_single_slice_is_drawn(model, scan, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from samtune.cli import main
+from samtune.training.ensemble import open_runs
 from samtune.training.predict import predict
 from samtune.training.release.checks import NotReleasableError
 from samtune.training.release.verify import verify_bundle
@@ -113,6 +114,34 @@ def test_members_trained_alike_share_a_config_others_have_their_own(
     bundle = release(tmp_path / "out", run=[other / "fold_0", other / "fold_1"], metrics=other)
     assert yaml.safe_load((bundle / "configs/train.yaml").read_text())["seed"] == 0
     assert yaml.safe_load((bundle / "configs/train_fold_1.yaml").read_text())["seed"] == 5
+
+
+def as_folds(folds, out, *numbers_of):
+    """A copy whose run N says that it is fold ``(number, of how many)``."""
+    shutil.copytree(folds, out)
+    for number, (fold, of) in enumerate(numbers_of):
+        path = out / f"fold_{number}/run.json"
+        record = json.loads(path.read_text())
+        record["settings"]["data"] = {"fold": fold, "folds": of, "seed": 0, "stratify": None}
+        path.write_text(json.dumps(record))
+    return out
+
+
+def test_a_release_of_some_folds_is_whole(release, folds, tmp_path):
+    cv = as_folds(folds, tmp_path / "cv", (0, 3), (2, 3))
+    with pytest.raises(ValueError, match="has 2 of the 3 folds of a cross-validation"):
+        open_runs(cv)
+    bundle = release(tmp_path / "out", run=[cv / "fold_0", cv / "fold_1"], metrics=folds)
+    assert set(states(verify_bundle(bundle)).values()) <= {"ok", "warning"}
+    names = ["fold_0", "fold_1"]
+    for folder in (bundle, bundle / "models"):  # as commands name it, as its configs do
+        assert [run.path.name for run in open_runs(folder)] == names
+
+
+def test_folds_of_two_cross_validations_are_no_ensemble(folds, tmp_path):
+    cv = as_folds(folds, tmp_path / "cv", (0, 2), (1, 3))
+    with pytest.raises(ValueError, match="are not of one cross-validation"):
+        open_runs(cv)
 
 
 @pytest.fixture(scope="module")
