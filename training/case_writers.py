@@ -24,6 +24,7 @@ from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.postprocess import Postprocessing
+from samtune.training.prediction_record import RECORD_FILE
 from samtune.training.quality import QualityRow, quality_row
 from samtune.training.raw_slices import RawSlices
 from samtune.training.reading import CONFIDENCE, LABEL, PROBABILITIES
@@ -256,6 +257,11 @@ class CaseLabelWriter(CaseStream):
         self.channels = list(channels)
         self.written: list[Path] = []
         self.rows: list[QualityRow] = []
+
+    def started(self, engine: Engine) -> None:
+        """Drop the record of a folder's earlier predictions where none is kept of these."""
+        if self.classes is None:
+            (self.sources.out / RECORD_FILE).unlink(missing_ok=True)
 
     def geometry(self, case: str) -> CaseGeometry:
         """How the case is cut."""

@@ -39,5 +39,8 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if isinstance(cause, ValueError | OSError | MemoryError):
         hint = f"({SHOW_ALL}=1 shows where it was raised)"
         sys.stderr.write(f"error{where}: {cause}\n{hint}\n")
+    elif isinstance(cause, KeyboardInterrupt):
+        goes_on = "a training goes on from its last checkpoint by the same command"
+        sys.stderr.write(f"interrupted{where}; {goes_on}\n")
     else:
         traceback.print_exception(kind, error, trace)

@@ -14,6 +14,7 @@ from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.volumes import read_grid
 from samtune.training.case_stream import reference_volume
 from samtune.training.case_writers import CaseLabelWriter, CaseMetricsWriter, grid_of
+from samtune.training.prediction_record import RECORD_FILE
 from samtune.training.raw_slices import RawSlices
 from samtune.training.task import make_task
 
@@ -148,9 +149,13 @@ def test_label_writer_writes_each_scan_when_it_is_complete(tiny_volumes, tmp_pat
         pred = np.zeros(tuple(item["size_hw"]), np.int64)
         pred[0, 0], pred[-1, 0] = 1 + item["index"], 300
         slices.append((item["case"], item["index"], pred))
+    record = tmp_path / "new/folder" / RECORD_FILE  # of others, which a resume would trust
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
     engine, writer = stream(slices, batch_size=4), CaseLabelWriter(sources)
     writer.attach(engine)
     engine.run(engine.batches)
+    assert not record.exists()
     assert writer.written == [tmp_path / "new/folder" / scan.name for scan in scans]
     for path, scan in zip(writer.written, scans, strict=True):
         volume, image = nib.as_closest_canonical(nib.load(path)), nib.load(scan)

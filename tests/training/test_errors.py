@@ -57,3 +57,10 @@ def test_the_whole_trace_on_request(hook, monkeypatch):
     monkeypatch.setenv("SAMTUNE_TRACEBACK", "1")
     short_tracebacks()
     assert sys.excepthook is sys.__excepthook__
+
+
+def test_an_interrupted_command_says_so_in_a_line(hook, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/monai/bundle/__main__.py", "run"])
+    short_tracebacks()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.startswith("interrupted; ")
