@@ -25,7 +25,7 @@ def test_late_blocks_train_whole_on_neighbouring_slices(mini_slices, tmp_path, m
     architecture = Architecture(lambda _: tiny_vit(), 32, 16, "medsam")
     monkeypatch.setitem(ARCHITECTURES, "tiny_vit", architecture)
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / "recipes/few_volumes.yaml")])
+    parser.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / "few_volumes.yaml")])
     settings = {"arch": "tiny_vit", "checkpoint": "random", "dataset_dir": str(mini_slices)}
     settings |= {"runs_dir": str(tmp_path), "epochs": 1, "batch_size": 2, "image_size": 32}
     settings |= {"device": "cpu", "views": 2}

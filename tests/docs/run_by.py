@@ -81,7 +81,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     "docs/training.md": {
         "samtune slice": f"{COMMANDS}slice.py"
         "::test_a_dry_run_prints_cases_shapes_axis_slices_and_split",
-        "recipes/few_volumes.yaml": f"{BUNDLES}few_volumes.py"
+        "few_volumes.yaml": f"{BUNDLES}few_volumes.py"
         "::test_late_blocks_train_whole_on_neighbouring_slices",
         "train.yaml --dataset_dir slices": f"{BUNDLES}sam_finetune.py"
         "::test_training_as_a_command_from_the_repository",
