@@ -5,6 +5,7 @@ from typing import Any
 
 from samtune import __version__
 from samtune.training.release.members import CheckedModel
+from samtune.training.release.origin import train_again
 
 _COLUMNS = ("dice", "nsd_1mm", "hd95_mm", "hd95_px", "volume_ref_ml", "volume_pred_ml")
 _SUMMED = ("dice", "nsd_1mm")
@@ -16,6 +17,7 @@ def model_card(
     *,
     folder: str,
     summary: list[dict[str, Any]],
+    splits: list[str],
     sample: str | None,
 ) -> str:
     """Text of the card.
@@ -24,6 +26,7 @@ def model_card(
         metadata: content of ``metadata.json``.
         folder: name of the bundle.
         summary: classes and regions of ``metrics_test_summary.json``.
+        splits: names of the tables of cases, see :func:`write_splits`.
         sample: case of the sample, if there is one.
     """
     run, base = checked.run, metadata["base_weights"]
@@ -64,6 +67,7 @@ def model_card(
                 ("commit", run.record.get("git_commit") or "not recorded"),
             ],
         ),
+        *(["## Train it again", train_again(checked.slices, splits)] if splits else []),
         "## Results",
         f"{len(scored)} {_kind(checked)}, each on its own grid; mean with 95 % bootstrap interval, "
         "of HD95 the median. `docs/metrics_test.json` says how each number is made.",

@@ -12,7 +12,8 @@ import torch
 from samtune.networks.weights import sha256_of
 from samtune.peft.adapter_file import AdapterFile, read_adapter
 from samtune.preprocessing.manifest import MANIFEST_NAME
-from samtune.training.joined import open_slices
+from samtune.training.joined import JoinedManifest, open_slices
+from samtune.training.own_manifest import OwnManifest
 from samtune.training.postprocess import NONE, load_postprocessing
 from samtune.training.run_folder import CONFIG_FILE, TrainedRun
 
@@ -59,10 +60,14 @@ class Slices:
     Attributes:
         splits: split to its cases.
         axes: RAS axes that they were cut along.
+        patients: of the cases, where one is known.
+        settings: of the manifest; ``None`` of several folders, and of a user's own dataset.
     """
 
     splits: dict[str, set[str]]
     axes: set[int]
+    patients: dict[str, str]
+    settings: dict[str, Any] | None
 
 
 def check_finished(run: TrainedRun, adapter: str) -> AdapterFile:
@@ -217,7 +222,13 @@ def check_held_out(run: TrainedRun, cases: Sequence[str], slices: str | Path | N
     splits: dict[str, set[str]] = {"train": set(), "val": set(), SPLIT: set()}
     for case, record in manifest.cases.items():
         splits.setdefault(record.split, set()).add(case)
-    return Slices(splits, {record.geometry.axis for record in manifest.cases.values()})
+    known = {case: record.patient for case, record in manifest.cases.items()}
+    return Slices(
+        splits,
+        {record.geometry.axis for record in manifest.cases.values()},
+        {case: patient for case, patient in known.items() if patient is not None},
+        None if isinstance(manifest, JoinedManifest | OwnManifest) else manifest.settings,
+    )
 
 
 def _stopped_early(run: TrainedRun) -> bool:

@@ -17,6 +17,7 @@ from samtune.training.release.checks import (
     TABLE,
     NotReleasableError,
     Scores,
+    Slices,
     check_finished,
     check_held_out,
     check_scored_as_released,
@@ -39,6 +40,7 @@ class CheckedModel:
         scored_by: what these are of.
         cases: number of cases of each split; of an ensemble, those of any member.
         axes: RAS axes that the cases were cut along.
+        slices: what each run was made with.
     """
 
     runs: list[TrainedRun]
@@ -47,6 +49,7 @@ class CheckedModel:
     scored_by: ScoredBy
     cases: dict[str, int]
     axes: list[int]
+    slices: list[Slices]
 
     @property
     def run(self) -> TrainedRun:
@@ -93,16 +96,18 @@ def check_model(
         check_scored_as_released(one, own, adapter, evaluate=_arguments(own))
     splits: dict[str, set[str]] = {}
     axes: set[int] = set()
+    made_with: list[Slices] = []
     for number, run in enumerate(runs):
         table = scores[number if scored_by == "out-of-fold" else 0]
         found = check_held_out(run, table.cases, None if slices is None else slices[number])
+        made_with.append(found)
         axes |= found.axes
         for split, cases in found.splits.items():
             splits[split] = splits.get(split, set()) | cases
     if len(runs) > 1:
         splits[SPLIT] = {case for one in scores for case in one.cases}
     numbers = {split: len(cases) for split, cases in splits.items()}
-    return CheckedModel(runs, adapters, scores, scored_by, numbers, sorted(axes))
+    return CheckedModel(runs, adapters, scores, scored_by, numbers, sorted(axes), made_with)
 
 
 def _arguments(runs: Sequence[TrainedRun]) -> str:

@@ -16,6 +16,7 @@ from samtune.training.release.configs import BASE, write_configs
 from samtune.training.release.files import HASHES, whole_folder, write_hashes, write_json
 from samtune.training.release.members import CheckedModel, check_model
 from samtune.training.release.metadata import large_files_text, make_metadata
+from samtune.training.release.origin import write_splits
 from samtune.training.release.pooled import write_pooled
 from samtune.training.release.portable import portable_record, without_paths
 from samtune.training.release.sample import Sample, add_sample
@@ -91,6 +92,7 @@ def release_run(
     with whole_folder(folder) as bundle:
         _copy_models(checked, bundle / MODELS, adapter)
         summary = _copy_metrics(checked, bundle / "docs")
+        splits = write_splits(checked.slices, bundle / "docs")
         for path, text in files.items():
             write_atomically(bundle / path, text.encode())
         write_configs(bundle, checked.runs, name=name, sample=sample is not None)
@@ -118,6 +120,7 @@ def release_run(
             metadata,
             folder=folder.resolve().name,
             summary=summary,
+            splits=splits,
             sample=None if made is None else made.case,
         )
         write_atomically(bundle / "docs/README.md", card.encode())

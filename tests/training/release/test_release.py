@@ -4,6 +4,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import shlex
 import shutil
 import tarfile
 import zipfile
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 
 from samtune.cli import main
 from samtune.peft.adapter_file import base_config
-from samtune.training.release.checks import NotReleasableError
+from samtune.preprocessing.manifest import load_manifest
+from samtune.training.release.checks import NotReleasableError, Slices
 from samtune.training.release.files import write_archive
+from samtune.training.release.origin import write_splits
 from samtune.training.release.release import next_changelog
 from samtune.training.run_folder import load_run
 
@@ -103,6 +106,37 @@ def test_the_card_has_each_case_and_the_warning(released, scored_run):
             line = f"| {row['case']} | {row['name']} | ok | {float(row['dice']):.3f} |"
             assert line in card
     assert "Drawn rectangles. Licence: CC0-1.0" in card
+
+
+def test_the_cards_command_makes_the_slices_again(
+    released, tiny_slices, tiny_volumes, tmp_path, monkeypatch
+):
+    card = (released / "docs/README.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("samtune slice"))
+    places = {"IMAGES": tiny_volumes / "images", "LABELS": tiny_volumes / "labels"}
+    words = [str(places.get(word, word)) for word in shlex.split(line)]
+    words[words.index("slices")] = str(tmp_path / "slices")
+    monkeypatch.chdir(released)
+    assert main(words[1:]) == 0
+    again, first = load_manifest(tmp_path / "slices"), load_manifest(tiny_slices)
+    assert again.cases == first.cases
+    assert again.slices == first.slices
+    assert {**again.settings, "split": None} == {**first.settings, "split": None}
+
+
+def test_patients_of_the_split_are_numbered(tmp_path):
+    splits = {"train": {"a", "d"}, "val": {"b"}, "test": {"c"}}
+    patients = {"a": "Smith", "d": "Smith", "b": "Jones", "c": "Zia"}
+    made = Slices(splits, {2}, patients, None)
+    assert write_splits([made, made], tmp_path) == ["split.csv"]
+    with (tmp_path / "split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    other = Slices({**splits, "train": {"a"}, "val": {"b", "d"}}, {2}, patients, None)
+    names = write_splits([made, other], tmp_path)
+    assert [row["case"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["split"] for row in rows] == ["train", "val", "test", "train"]
+    assert [row["patient"] for row in rows] == ["2", "1", "3", "2"]
+    assert names == ["split_fold_0.csv", "split_fold_1.csv"]
 
 
 def test_the_frozen_training_config_is_the_runs(released, scored_run, tiny_slices):
