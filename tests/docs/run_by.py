@@ -48,6 +48,18 @@ RUN_BY: dict[str, dict[str, str]] = {
         # without a window
         "scripts/demo.py": "tests/scripts/test_demo.py::test_s_saves_all_slices",
     },
+    "docs/releases.md": {
+        "samtune verify": f"{BUNDLES}releases.py::test_it_is_as_released_and_repeats_its_sample",
+        "samtune predict": f"{RELEASE}verify.py::test_predict_takes_the_bundle_as_it_takes_the_run",
+        "configs/inference.yaml": f"{BUNDLES}releases.py::test_monai_segments_its_sample",
+        "samtune slice": f"{RELEASE}release.py::test_the_cards_command_makes_the_slices_again",
+        "training": f"{BUNDLES}sam_finetune.py"
+        "::test_training_as_a_command_from_the_repository",
+        "methods/salt.yaml": f"{BUNDLES}methods.py::test_two_steps_of_training",
+        "evaluate.yaml": f"{BUNDLES}sam_finetune.py::test_evaluation_scores_each_case_of_the_split",
+        "samtune release": f"{RELEASE}release.py::test_command",
+        "samtune compare": f"{COMMANDS}compare.py::test_tables_names_and_protocols",
+    },
     "docs/releasing.md": {
         "release runs/first": f"{RELEASE}release.py::test_command",
         "release runs/cv": f"{RELEASE}ensembles.py"
@@ -126,6 +138,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "methods/full.yaml": "all of MedSAM takes too long on a processor; each of the four "
         "files is run by test_prompted.py, test_backbones.py or test_methods.py",
     },
+    "docs/releases.md": {"cd bundles/": "is the folder of the command after it"},
     "docs/releasing.md": {
         "cd bundles/": "is the folder of the command after it",
         "monailabel apps": _MONAI_LABEL + "; downloads",
