@@ -13,7 +13,13 @@ from samtune.training.postprocess import load_postprocessing
 from samtune.training.release.card import model_card
 from samtune.training.release.checks import TABLE, NotReleasableError
 from samtune.training.release.configs import BASE, write_configs
-from samtune.training.release.files import HASHES, whole_folder, write_hashes, write_json
+from samtune.training.release.files import (
+    HASHES,
+    METADATA,
+    whole_folder,
+    write_hashes,
+    write_json,
+)
 from samtune.training.release.members import CheckedModel, check_model
 from samtune.training.release.metadata import large_files_text, make_metadata
 from samtune.training.release.origin import write_splits
@@ -24,7 +30,6 @@ from samtune.training.run_folder import MODELS
 from samtune.training.run_record import RUN_FILE
 
 ADAPTER = "adapter_best.safetensors"
-METADATA = "configs/metadata.json"
 OWN_LICENCE = "Apache-2.0"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
