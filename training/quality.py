@@ -14,6 +14,7 @@ import numpy.typing as npt
 from samtune.atomic import write_atomically
 
 Array = npt.NDArray[Any]
+QC_FILE = "qc.csv"
 MM3_PER_ML = 1000.0
 OK, FAILED = "ok", "failed"
 # of each class; the column is NAME_KEY
