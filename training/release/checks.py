@@ -13,6 +13,7 @@ from samtune.peft.adapter_file import AdapterFile, read_adapter
 from samtune.preprocessing.manifest import MANIFEST_NAME
 from samtune.training.joined import JoinedManifest, open_slices
 from samtune.training.own_manifest import OwnManifest
+from samtune.training.paths import adapter_path
 from samtune.training.postprocess import NONE, load_postprocessing
 from samtune.training.run_folder import CONFIG_FILE, TrainedRun
 from samtune.training.run_record import read_object
@@ -77,8 +78,7 @@ def check_finished(run: TrainedRun, adapter: str) -> AdapterFile:
         NotReleasableError: unfinished, on random base weights, without that adapter or its config.
         ValueError: it needs prompts.
     """
-    file = run.path / f"adapter_{adapter}.safetensors"
-    last = run.path / "adapter_last.safetensors"
+    file, last = (adapter_path(run.path, which) for which in (adapter, "last"))
     epochs = int(run.record["settings"]["epochs"])
     done = int(read_adapter(last).extra.get("epoch", 0)) if last.is_file() else 0
     if done < epochs and not _stopped_early(run):
