@@ -25,11 +25,11 @@ from samtune.training.features import PrepareSlices
 from samtune.training.planes import AddedProbabilities, Cut, cut_alike
 from samtune.training.postprocess import load_postprocessing
 from samtune.training.prediction_record import PredictionRecord
-from samtune.training.quality import FAILED, OK, QC_FILE, QualityRow, QualityTable, write_statistics
+from samtune.training.quality import FAILED, OK, QualityRow, QualityTable, write_statistics
 from samtune.training.raw_slices import OverwritesScanError, RawSlices
 from samtune.training.reading import ReadSlicesd
 
-STATISTICS_FILE = "statistics.csv"
+QC_FILE, STATISTICS_FILE = "qc.csv", "statistics.csv"
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from samtune.atomic import write_atomically
 from samtune.evaluation.table import format_csv
 
 Array = npt.NDArray[Any]
-QC_FILE = "qc.csv"
 MM3_PER_ML = 1000.0
 OK, FAILED = "ok", "failed"
 # of each class; the column is NAME_KEY

@@ -20,12 +20,13 @@ from samtune.training.case_stream import Array
 from samtune.training.case_writers import CaseLabelWriter
 from samtune.training.device import pick_device
 from samtune.training.prediction_record import RECORD_FILE
-from samtune.training.quality import QC_FILE, QualityTable
+from samtune.training.quality import QualityTable
 from samtune.training.raw_slices import RawSlices
 from samtune.training.reading import ReadSlicesd
 from samtune.training.run_folder import load_run
 
 NO_OBJECT = -1e4  # logit of a class that nothing was prompted for
+QC_FILE = "qc.csv"
 
 
 @dataclass(frozen=True)
