@@ -30,7 +30,7 @@ def volume(path):
     return np.asarray(nib.load(path).dataobj)
 
 
-@pytest.fixture(scope="module", params=["best", "last"])
+@pytest.fixture(scope="module", params=[pytest.param("best", marks=pytest.mark.slow), "last"])
 def cleaned(request, loud_run, run_bundle, tmp_path_factory):
     """A run whose released adapter has a choice, and which adapter that is."""
     run = shutil.copytree(loud_run, tmp_path_factory.mktemp("cleaned") / "run")
