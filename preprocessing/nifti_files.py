@@ -24,5 +24,6 @@ def nifti_bytes(voxels: Array, affine: Affine, header: Nifti1Header) -> bytes:
     header.set_data_dtype(voxels.dtype)
     if voxels.dtype.names is None:
         header.set_slope_inter(1, 0)
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else Nifti1Image
+    is_second = isinstance(header, nib.Nifti2Header)
+    kind: type[Nifti1Image] = nib.Nifti2Image if is_second else Nifti1Image
     return bytes(kind(voxels, affine, header).to_bytes())
