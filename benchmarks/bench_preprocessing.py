@@ -12,10 +12,7 @@ is small, ``--json FILE`` keeps the figures.
 """
 
 import argparse
-import json
-import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +26,7 @@ import numpy as np
 import psutil
 import torch
 
-from samtune.atomic import write_atomically
+from samtune.benchmarks.figures import write_figures
 from samtune.benchmarks.handwritten_slicing import loop, medsam_load, medsam_way
 from samtune.benchmarks.volume_readers import volume_readers
 from samtune.preprocessing.manifest import load_manifest
@@ -244,11 +241,6 @@ def _same(found: Any, expected: Any, what: str = "slice") -> None:
         raise RuntimeError(msg)
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the ratios."""
     parser = argparse.ArgumentParser(
@@ -281,15 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["workers"] = bench_workers(*volumes, root, args.rounds)
         found = results["workers"]
         _print(f"2 workers {found['ratio']:.2f} x as fast as 1, by CPU {found['ratio_cpu']:.2f} x")
-    if args.json:
-        about = {
-            **{key: value for key, value in vars(args).items() if key != "json"},
-            "versions": {"numpy": np.__version__, "torch": torch.__version__},
-            "machine": platform.processor() or platform.machine(),
-            "commit": _commit(),
-            "results": results,
-        }
-        write_atomically(args.json, (json.dumps(about, indent=2) + "\n").encode())
+    write_figures(args, results, {"numpy": np.__version__, "torch": torch.__version__})
     return 0
 
 

@@ -15,8 +15,6 @@ small: only that all paths agree.
 
 import argparse
 import copy
-import json
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,8 +30,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from samtune.atomic import write_atomically
-from samtune.benchmarks.bench_preprocessing import _commit, make_volumes
+from samtune.benchmarks.bench_preprocessing import make_volumes
+from samtune.benchmarks.figures import write_figures
 from samtune.benchmarks.timing import clock_of, interleaved, saved_bytes
 from samtune.networks import ARCHITECTURES, SamSegmenter, build_sam
 from samtune.peft.adapt import adapt
@@ -366,15 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"saved {row['saved MiB']:.0f} MiB; peak MiB, images/s, in bf16: {shown}",
                 flush=True,
             )
-    if args.json:
-        about = {
-            **{key: value for key, value in vars(args).items() if key != "json"},
-            "versions": {"torch": torch.__version__},
-            "machine": platform.processor() or platform.machine(),
-            "commit": _commit(),
-            "results": results,
-        }
-        write_atomically(args.json, (json.dumps(about, indent=2) + "\n").encode())
+    write_figures(args, results, {"torch": torch.__version__})
     return 0
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,7 +16,6 @@ from samtune.networks.layouts import absent_parts, completed_from, to_published_
 from samtune.networks.registry import REGISTRY, Normalization, by_sha256
 from samtune.networks.weights import find_checkpoint, sha256_of
 
-NormalizationChoice = Literal["auto", "sam", "medsam"]
 HEADER = "samtune"
 
 

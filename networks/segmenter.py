@@ -89,14 +89,6 @@ class SamSegmenter(nn.Module):
         used = cast(tuple[str, ...], self.mask_decoder.used_paths)
         return ["mask_decoder.transformer", "mask_decoder.output_upscaling", *used]
 
-    def decoder_attention_paths(self) -> list[str]:
-        """The decoder's attention modules (``q_proj`` and so on), in forward order."""
-        names = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
-        base = "mask_decoder.transformer"
-        layers = range(len(self.mask_decoder.transformer.layers))  # type: ignore[arg-type,union-attr]
-        paths = [f"{base}.layers.{i}.{name}" for i in layers for name in names]
-        return [*paths, f"{base}.final_attn_token_to_image"]
-
     def frozen_prefix(self) -> int:
         """How far the encoder is frozen: the argument ``from_block`` that skips all of it.
 

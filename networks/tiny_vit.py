@@ -11,7 +11,7 @@ batches updated statistics would drift away from the pretrained ones.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -117,15 +117,12 @@ class WindowAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        offsets: dict[tuple[int, int], int] = {}
-        points = list(product(range(window), range(window)))
-        index = [
-            offsets.setdefault((abs(a[0] - b[0]), abs(a[1] - b[1])), len(offsets))
-            for a in points
-            for b in points
-        ]
-        self.attention_biases = nn.Parameter(torch.zeros(num_heads, len(offsets)))
-        index_table = torch.tensor(index).view(len(points), len(points))
+        side = torch.arange(window)
+        apart = (side[:, None] - side).abs()
+        # of two pixels: rows apart, then columns apart, in the order of the published tables
+        index = apart[:, None, :, None] * window + apart[None, :, None, :]
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window**2))
+        index_table = index.reshape(window**2, window**2)
         self.register_buffer("attention_bias_idxs", index_table, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # b n c

@@ -5,12 +5,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.nifti1 import Nifti1Image
 
 from samtune.atomic import write_atomically
-from samtune.preprocessing.volumes import PERSONAL_FIELDS, Array, Grid
+from samtune.preprocessing.nifti_files import impersonal_header, nifti_bytes
+from samtune.preprocessing.volumes import Array, Grid
 
 PROBABILITY_FORMATS = ("nii.gz", "npz")
 
@@ -48,19 +47,8 @@ def write_probabilities(path: Path, array: Array, channels: Sequence[str], like:
     if not path.name.endswith(".nii.gz"):
         msg = f"{path}: probabilities are written as {' or '.join(PROBABILITY_FORMATS)}"
         raise ValueError(msg)
-    header = like.header.copy()
-    header.extensions.clear()  # may hold names and dates of the scanned person
-    for name in PERSONAL_FIELDS:
-        if name in header:
-            header[name] = b""
-    header.set_data_offset(0)
-    header.set_data_dtype(np.float32)
+    header = impersonal_header(like.header)
     header.set_data_shape(array.shape)
-    header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    values = array.astype(np.float32)
-    if isinstance(header, nib.Nifti2Header):
-        image: Nifti1Image = nib.Nifti2Image(values, like.affine, header)
-    else:
-        image = Nifti1Image(values, like.affine, header)
-    write_atomically(path, gzip.compress(image.to_bytes(), 6, mtime=0))
+    data = nifti_bytes(array.astype(np.float32), like.affine, header)
+    write_atomically(path, gzip.compress(data, 6, mtime=0))

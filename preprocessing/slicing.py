@@ -94,6 +94,11 @@ class CaseGeometry:
         return self.shape_ras[self.axis], height, width
 
     @property
+    def image_hw(self) -> tuple[int, int]:
+        """Size of a stored picture."""
+        return self.slices_shape[1:] if self.plane is None else self.plane.tiles.tile_hw
+
+    @property
     def num_tiles(self) -> int:
         """Stored pictures a slice: 1 unless it is tiled."""
         return 1 if self.plane is None else len(self.plane.tiles)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.nifti1 import Nifti1Image
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.nifti_files import impersonal_header, nifti_bytes
 from samtune.preprocessing.readers import formats
 from samtune.preprocessing.readers.dicom_files import STRUCTURE_SET, find_label_object
 from samtune.preprocessing.readers.dicom_seg import read_segmentation
@@ -49,7 +49,6 @@ __all__ = [
 
 SUFFIXES = formats.VOLUME_SUFFIXES
 AFFINE_TOLERANCE = 1e-3
-PERSONAL_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")  # free text of the header
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -236,21 +235,9 @@ def write_label(path: Path, array: Array, like: Grid) -> None:
     if array.dtype.kind == "i" and array.min() < 0:
         raise ValueError(f"{path}: label values must be >= 0, got {array.min()}")
     values = array.astype(np.min_scalar_type(int(array.max())))
-    header = like.header.copy()
-    header.extensions.clear()  # may hold names and dates of the scanned person
-    for name in PERSONAL_FIELDS:
-        if name in header:  # NIfTI-2 has fewer
-            header[name] = b""
-    header.set_data_offset(0)
-    header.set_data_dtype(values.dtype)
-    header.set_slope_inter(1, 0)
+    header = impersonal_header(like.header)
     header["cal_min"] = header["cal_max"] = 0  # display range of the image, not of a label
-    voxels = values.reshape(header.get_data_shape())
-    if isinstance(header, nib.Nifti2Header):
-        image: Nifti1Image = nib.Nifti2Image(voxels, like.affine, header)
-    else:
-        image = Nifti1Image(voxels, like.affine, header)
-    data = image.to_bytes()
+    data = nifti_bytes(values.reshape(header.get_data_shape()), like.affine, header)
     write_atomically(path, gzip.compress(data, 6, mtime=0) if suffix[-1] in "zZ" else data)
 
 

@@ -6,16 +6,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from PIL import Image
 
 from samtune.atomic import write_atomically
+from samtune.preprocessing.nifti_files import impersonal_header, nifti_bytes
 from samtune.preprocessing.readers.grid import RAS_OF_LPS, Array, Volume, geometry_header
 from samtune.preprocessing.readers.nifti import MM_PER_UNIT
-from samtune.preprocessing.volumes import PERSONAL_FIELDS
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".png")
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -79,27 +77,14 @@ def existing(files: Sequence[Path]) -> list[Path]:
 
 
 def _nifti(volume: Volume, array: Array) -> bytes:
-    header: Nifti1Header = volume.header.copy()
-    header.extensions.clear()  # may hold names and dates of the scanned person
-    for name in PERSONAL_FIELDS:
-        if name in header:
-            header[name] = b""
-    header.set_data_offset(0)
+    header = impersonal_header(volume.header)
     if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8:
         array = np.ascontiguousarray(array).view(RGB)[..., 0]
     if int(np.prod(header.get_data_shape())) != array.size:
         header = geometry_header(volume.shape, volume.affine)
         header.set_xyzt_units(volume.header.get_xyzt_units()[0])
         header.set_data_shape(array.shape)
-    header.set_data_dtype(array.dtype)
-    if array.dtype.names is None:
-        header.set_slope_inter(1, 0)
-    voxels = array.reshape(header.get_data_shape())
-    if isinstance(header, nib.Nifti2Header):
-        image: Nifti1Image = nib.Nifti2Image(voxels, volume.affine, header)
-    else:
-        image = Nifti1Image(voxels, volume.affine, header)
-    return bytes(image.to_bytes())
+    return nifti_bytes(array.reshape(header.get_data_shape()), volume.affine, header)
 
 
 def _itk(suffix: str, volume: Volume, array: Array) -> bytes:

@@ -1,6 +1,5 @@
 """What a run leaves behind at the end of each epoch and within, and how it goes on from there."""
 
-import json
 import logging
 import math
 import time
@@ -11,17 +10,16 @@ from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
-from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from samtune.atomic import whole_file
 from samtune.peft.adapt import load_trained_state, trained_state
-from samtune.peft.adapter_file import read_adapter, save_adapter
 from samtune.training.chance import random_state, restore_random_state
 from samtune.training.distributed import anywhere, gather, main_only, rank, world_size
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.rest_of_epoch import RestOfEpoch
+from samtune.training.run_adapters import RunAdapters
 from samtune.training.schedule import num_updates
 from samtune.training.stopping import SIGTERM, Stopping
 from samtune.training.task import Task
@@ -97,6 +95,7 @@ class RunCheckpoint:
         self.run_id = run_id
         self.minutes = None if minutes is None else float(minutes)
         self.stopping = Stopping() if stopping is None else stopping
+        self.adapters = RunAdapters(self.path, network)
         self.best = -math.inf
         self._saved_at = 0.0
         self._epoch_chance: dict[str, Any] = {}
@@ -196,9 +195,9 @@ class RunCheckpoint:
     @main_only
     def _write_left_out(self, state: dict[str, Any]) -> None:
         for which, extra in state.get("adapters", {}).items():
-            if not self._is_written(which, extra, state["trained"]):
+            if not self.adapters.is_written(which, extra, state["trained"]):
                 logger.info("adapter_%s is written again, as its checkpoint has it", which)
-                self._save_adapter(which, extra)
+                self.adapters.save(which, extra)
 
     def _recount(self, engine: Engine) -> None:
         """Another number of processes takes another number of steps to where the run is."""
@@ -315,7 +314,7 @@ class RunCheckpoint:
         with whole_file(self.path / CHECKPOINT) as partial:
             _save_state(state, partial)
         for which, extra in state["adapters"].items():
-            self._save_adapter(which, extra)
+            self.adapters.save(which, extra)
 
     def _gradients(self, engine: Engine) -> dict[str, torch.Tensor | None]:
         number = int(getattr(engine, "accumulation_steps", 1))
@@ -327,29 +326,6 @@ class RunCheckpoint:
             if parameter.requires_grad and parameter.grad is not None
         }
 
-    def _save_adapter(self, which: str, extra: dict[str, Any]) -> None:
-        path = self._adapter(which)
-        try:
-            save_adapter(path, self.network, peft=self.network.peft, extra=extra)
-        except SafetensorError as error:
-            msg = f"'{path}' can't be written: {error}"
-            raise OSError(msg) from error
-
-    def _is_written(
-        self, which: str, extra: dict[str, Any], trained: dict[str, torch.Tensor]
-    ) -> bool:
-        try:
-            adapter = read_adapter(self._adapter(which))
-        except (FileNotFoundError, ValueError):
-            return False
-        same = json.dumps(adapter.extra, sort_keys=True) == json.dumps(extra, sort_keys=True)
-        return same and all(
-            torch.equal(adapter.tensors[name], tensor) for name, tensor in trained.items()
-        )
-
-    def _adapter(self, which: str) -> Path:
-        return self.path / f"adapter_{which}.safetensors"
-
     # Stopping
 
     def _stop(self, engine: Engine, reason: str) -> None:
@@ -357,7 +333,7 @@ class RunCheckpoint:
         logger.warning(
             "stopped by %s at iteration %d of %d, saved in '%s': the same command goes on%s",
             *(reason, engine.state.iteration, total, self.path),
-            "" if self._adapter("best").is_file() else "; there is no adapter_best yet",
+            "" if self.adapters.has("best") else "; there is no adapter_best yet",
         )
         engine.terminate()
 

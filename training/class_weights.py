@@ -58,9 +58,7 @@ def _inverse(manifest: Manifest, task: Task) -> list[float]:
     counts: dict[int, int] = {}
     total = 0
     for row in manifest.select("train"):
-        geometry = manifest.cases[row.case].geometry
-        plane = geometry.plane
-        height, width = geometry.slices_shape[1:] if plane is None else plane.tiles.tile_hw
+        height, width = manifest.cases[row.case].geometry.image_hw
         total += height * width
         for value, number in (row.labels or {}).items():
             counts[value] = counts.get(value, 0) + number

@@ -13,6 +13,7 @@ from samtune.preprocessing.manifest import Manifest
 from samtune.training.averaging import AveragedSegmenter, check_flips
 from samtune.training.joined import open_slices
 from samtune.training.network import AdaptedSegmenter
+from samtune.training.paths import adapter_path
 from samtune.training.postprocess import Postprocessing
 from samtune.training.run_folder import MODELS, TrainedRun, load_run
 from samtune.training.run_record import RUN_FILE
@@ -168,7 +169,7 @@ def load_averaged(
     where: dict[str, int] = {}
     for run in runs:
         key = repr((sorted(_base_of(run).items()), checkpoint))
-        file = run.path / f"adapter_{adapter}.safetensors"
+        file = adapter_path(run.path, adapter)
         if key in where and file.is_file():
             number = where[key]
             load_adapter(networks[number], file, peft=networks[number].peft)
@@ -199,7 +200,7 @@ def _base_of(run: TrainedRun) -> dict[str, str]:
 
 def adapter_hashes(runs: Sequence[TrainedRun], adapter: str) -> dict[str, str]:
     """SHA-256 of each run's adapter file, by the run's folder as it was named."""
-    return {str(run.path): sha256_of(run.path / f"adapter_{adapter}.safetensors") for run in runs}
+    return {str(run.path): sha256_of(adapter_path(run.path, adapter)) for run in runs}
 
 
 def protocol(

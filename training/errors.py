@@ -23,8 +23,8 @@ def short_tracebacks() -> None:
     """Let a ``monai.bundle`` command end with the cause of its failure in one line.
 
     Only errors that tell a user something (``ValueError``, ``OSError``, ``MemoryError``) are
-    shortened; with
-    ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is changed.
+    shortened; with ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is
+    changed.
     """
     program = sys.argv[0].replace("\\", "/")
     if os.environ.get(SHOW_ALL) or not program.endswith("monai/bundle/__main__.py"):

@@ -97,9 +97,8 @@ def memory_advice(error: BaseException, settings: Mapping[str, Any]) -> str:
     batch = settings.get("batch_size")
     if isinstance(batch, int) and batch > 1:
         advice.append(f"batch_size {batch} -> {batch // 2}")
-    for key in ("checkpointing", "gradient_checkpointing"):
-        if settings.get(key) is False:
-            advice.append(f"{key} false -> true")
+    if settings.get("checkpointing") is False:
+        advice.append("checkpointing false -> true")
     if on_gpu and settings.get("amp") is False:
         advice.append("amp false -> true")
     if not on_gpu and settings.get("cache") and settings.get("cache_dir") is None:

@@ -21,7 +21,7 @@ from samtune.training.checkpoint import keep_state
 from samtune.training.distributed import barrier, is_main, main_only, mean, rank, world_size
 from samtune.training.failures import leave_to_guard
 from samtune.training.features import SliceDataset
-from samtune.training.trainer import StepEvents
+from samtune.training.trainer import StepEvents, step_output
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +170,7 @@ class Curve:
             self._start = time.perf_counter()
 
     def _collect(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        items = output if isinstance(output, list) else [output]
-        self._losses.append(float(items[0]["loss"]))
+        self._losses.append(float(step_output(engine)["loss"]))
 
     def _write(self, engine: Engine) -> None:
         loss = mean(sum(self._losses) / max(len(self._losses), 1))
@@ -239,10 +237,9 @@ class Progress:
         )
 
     def _advance(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        first = output[0] if isinstance(output, list) else output
-        if "loss" in first:
-            self._bar.set_postfix(loss=f"{float(first['loss']):.3f}", refresh=False)
+        output = step_output(engine)
+        if "loss" in output:
+            self._bar.set_postfix(loss=f"{float(output['loss']):.3f}", refresh=False)
         self._bar.update()
 
     def _close(self, engine: Engine) -> None:

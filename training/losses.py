@@ -50,8 +50,7 @@ class RegionLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.terms = terms
-        jaccard = {"jaccard": True} if terms.overlap == "iou" else {}
-        self.dice = DiceLoss(**{**jaccard, "sigmoid": True, **options}, batch=batch)
+        self.dice = _overlap_loss(terms, batch, {"sigmoid": True, **options})
         self.register_buffer("weights", weights, persistent=False)
         self.weights: Tensor | None
 
@@ -80,8 +79,7 @@ class SoftmaxLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.terms = terms
-        jaccard = {"jaccard": True} if terms.overlap == "iou" else {}
-        self.dice = DiceLoss(**{**jaccard, **_SOFTMAX, **options}, batch=batch)
+        self.dice = _overlap_loss(terms, batch, {**_SOFTMAX, **options})
         self.register_buffer("weights", weights, persistent=False)
         self.weights: Tensor | None
 
@@ -208,6 +206,10 @@ def class_loss(
 
 
 _SOFTMAX = {"include_background": False, "to_onehot_y": True, "softmax": True}
+
+
+def _overlap_loss(terms: Terms, batch: bool, options: Mapping[str, Any]) -> nn.Module:
+    return DiceLoss(**{"jaccard": terms.overlap == "iou", **options}, batch=batch)
 
 
 def _channel_mean(pixels: Tensor, weights: Tensor | None) -> Tensor:  # b c h w

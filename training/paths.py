@@ -34,6 +34,11 @@ def run_dir(runs_dir: str | Path, name: str | int) -> str:
     return str(Path(str(runs_dir)) / text)
 
 
+def adapter_path(run: str | Path, which: str) -> Path:
+    """The adapter file of a run's folder, ``which``: ``best`` or ``last``."""
+    return Path(run) / f"adapter_{which}.safetensors"
+
+
 def dataset_folder(folder: str | Path) -> Path:
     """The folder of slices to train on.
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from samtune.atomic import write_atomically
 from samtune.evaluation.dice import dice_score
 from samtune.networks.weights import sha256_of
+from samtune.training.paths import adapter_path
 from samtune.training.run_folder import TrainedRun
 
 FILE = "postprocessing.json"
@@ -168,7 +169,7 @@ def write_choice(run: TrainedRun, adapter: str, scores: CandidateScores) -> Path
     record = {
         "format_version": FORMAT_VERSION,
         "adapter": adapter,
-        "adapter_sha256": sha256_of(run.path / f"adapter_{adapter}.safetensors"),
+        "adapter_sha256": sha256_of(adapter_path(run.path, adapter)),
         "split": SPLIT,
         **scores.record(),
     }
@@ -230,7 +231,7 @@ def _read(run: TrainedRun, adapter: str) -> dict[str, Any] | None:
     if chosen_for != adapter:
         logger.warning("'%s' was chosen for adapter '%s', not used", path, chosen_for)
         return None
-    if record["adapter_sha256"] != sha256_of(run.path / f"adapter_{adapter}.safetensors"):
+    if record["adapter_sha256"] != sha256_of(adapter_path(run.path, adapter)):
         msg = (
             f"'{path}' was chosen for other weights than those of the run now: make it again with "
             f"samtune postprocess {run.path}, or predict without post-processing"

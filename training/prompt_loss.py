@@ -48,23 +48,21 @@ class PromptLoss(nn.Module):
 
     Of clicks: the mean over the rounds. After one point alone, which may mean several things, only
     the best of SAM's three masks is trained; the quality head learns the real IoU of every mask
-    that it would rank.
+    that it would rank, by its squared error.
 
     Args:
         mask_loss: see :func:`mask_losses`.
-        iou_weight: of the quality head's squared error, with clicks.
 
     Raises:
         ValueError: another ``mask_loss``.
     """
 
-    def __init__(self, mask_loss: MaskLoss = "dice_bce", *, iou_weight: float = 1.0) -> None:
+    def __init__(self, mask_loss: MaskLoss = "dice_bce") -> None:
         super().__init__()
         if mask_loss not in get_args(MaskLoss):
             msg = f"mask_loss must be one of {', '.join(get_args(MaskLoss))}, got '{mask_loss}'"
             raise ValueError(msg)
         self.mask_loss: MaskLoss = mask_loss
-        self.iou_weight = iou_weight
 
     def forward(self, found: dict[str, Tensor], targets: Tensor) -> Tensor:
         """Loss against ``targets`` ``B P h w``."""
@@ -78,15 +76,15 @@ class PromptLoss(nn.Module):
         target = targets[:, :, None]
         losses = mask_losses(found["first"], target, self.mask_loss)
         errors = (found["first_iou"].float() - real_iou(found["first"], target)) ** 2
-        single = losses[..., 0] + self.iou_weight * errors[..., 0]
-        several = losses[..., 1:].amin(-1) + self.iou_weight * errors[..., 1:].mean(-1)
+        single = losses[..., 0] + errors[..., 0]
+        several = losses[..., 1:].amin(-1) + errors[..., 1:].mean(-1)
         return torch.where(found["ambiguous"], several, single)
 
     def _later(self, found: dict[str, Tensor], targets: Tensor) -> list[Tensor]:
         target = targets[:, :, None]
         losses = mask_losses(found["later"], target, self.mask_loss)
         errors = (found["later_iou"].float() - real_iou(found["later"], target)) ** 2
-        return list((losses + self.iou_weight * errors).unbind(-1))
+        return list((losses + errors).unbind(-1))
 
 
 def _mean(losses: Tensor, valid: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
-from samtune.preprocessing.prompt_transforms import PromptsFromLabeld
+from samtune.preprocessing.prompt_transforms import PROMPT_KEYS, PromptsFromLabeld
 from samtune.preprocessing.slice_transforms import ToClassMapd, ToMasksd
 from samtune.training.clicks import Clicks, best_masks
 from samtune.training.ensemble import batch_keys
@@ -15,7 +15,6 @@ from samtune.training.features import Item, PrepareSlices, SliceDataset
 from samtune.training.prompt_plan import PromptPlan
 from samtune.training.run_folder import TrainedRun
 
-KEYS = ("boxes", "points", "point_labels")
 SEED = "prompt_seed"
 MAX_SEED = 2**31
 
@@ -66,7 +65,7 @@ class PreparePrompts:
     ) -> None:
         self.plan = plan
         self.training = training
-        self.prepare = PrepareSlices(dataset, (*KEYS, "owners"))
+        self.prepare = PrepareSlices(dataset, (*PROMPT_KEYS, "owners"))
 
     def __call__(
         self,

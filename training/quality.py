@@ -1,7 +1,6 @@
 """Plausibility of a prediction without a reference: one row a case, for a look at the odd ones."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samtune.atomic import write_atomically
+from samtune.evaluation.table import format_csv
 
 Array = npt.NDArray[Any]
 MM3_PER_ML = 1000.0
@@ -124,7 +124,7 @@ class QualityTable:
     def write(self) -> None:
         """Write the table."""
         lines = [self.columns, *(self._line(row) for _, row in sorted(self.rows.items()))]
-        write_atomically(self.path, csv_bytes(lines))
+        write_atomically(self.path, format_csv(lines).encode())
 
     def _line(self, row: QualityRow) -> list[str]:
         if row.status != OK:
@@ -158,18 +158,11 @@ class QualityTable:
 
 def write_statistics(path: Path, table: QualityTable, classes: Mapping[int, str]) -> None:
     """The volumes of a table as ``case,label,name,volume_ml``: a row a case and class."""
-    lines: list[Sequence[object]] = [STATISTICS_COLUMNS]
+    lines: list[Sequence[str]] = [STATISTICS_COLUMNS]
     for case, row in sorted(table.rows.items()):
         if row.status == OK:
             lines += [
-                (case, value, name, row.classes[name]["volume_ml"])
+                (case, str(value), name, row.classes[name]["volume_ml"])
                 for value, name in classes.items()
             ]
-    write_atomically(path, csv_bytes(lines))
-
-
-def csv_bytes(lines: Sequence[Sequence[object]]) -> bytes:
-    """Rows as CSV."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()
+    write_atomically(path, format_csv(lines).encode())

@@ -1,7 +1,6 @@
 """The facts of a run folder for its report; whatever is not there is said, not an error."""
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -22,7 +21,7 @@ from samtune.preprocessing.slicing import slice_spacing, volume_to_slices
 from samtune.preprocessing.volumes import case_id, read_label, volume_suffix
 from samtune.training.case_stream import image_volume, reference_volume
 from samtune.training.run_folder import load_run
-from samtune.training.run_record import RUN_FILE
+from samtune.training.run_record import RUN_FILE, flat, read_object
 
 CURVE_FILE = "curve.csv"
 
@@ -165,14 +164,7 @@ def _companion(table: Path, missing: list[str]) -> dict[str, Any]:
     if not file.is_file():
         missing.append(f"There is no {file.name}, which says how {table.name} was made.")
         return {}
-    try:
-        companion = json.loads(file.read_bytes())
-    except ValueError as error:
-        msg = f"'{file}' is damaged: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(companion, dict):
-        msg = f"'{file}' is damaged: expected a JSON object, found {type(companion).__name__}"
-        raise ValueError(msg)
+    companion = read_object(file)
     if companion.get("complete") is False:
         missing.append(f"{table.name} is not complete: its evaluation did not get to the end.")
     return companion
@@ -248,19 +240,10 @@ def _overview(record: Mapping[str, Any], scores: Iterable[CaseScore]) -> dict[st
 
 def _settings(record: Mapping[str, Any]) -> dict[str, str]:
     """Settings by dotted key, and the command."""
-    flat: dict[str, str] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                add(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            flat[prefix] = _text(value)
-
-    add("", record.get("settings") or {})
+    settings = {key: _text(value) for key, value in flat(record.get("settings") or {}).items()}
     if record.get("command"):
-        flat["command"] = " ".join(map(str, record["command"]))
-    return flat
+        settings["command"] = " ".join(map(str, record["command"]))
+    return settings
 
 
 def _versions(record: Mapping[str, Any], companion: Mapping[str, Any]) -> dict[str, str]:

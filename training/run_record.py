@@ -59,20 +59,30 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found: Any = json.loads(file.read_bytes())
+    except ValueError as error:
+        msg = f"'{file}' is damaged: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"'{file}' is damaged: expected a JSON object, found {type(found).__name__}"
+        raise ValueError(msg)
+    return found
+
+
 def read_record(file: Path) -> dict[str, Any]:
     """The content of a ``run.json``.
 
     Raises:
         ValueError: it is damaged, or of another format version.
     """
-    try:
-        record: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        msg = f"'{file}' is damaged: {error}"
-        raise ValueError(msg) from error
-    if not isinstance(record, dict):
-        msg = f"'{file}' is damaged: expected a JSON object, found {type(record).__name__}"
-        raise ValueError(msg)
+    record = read_object(file)
     if record.get("format_version") != FORMAT_VERSION:
         msg = (
             f"'{file}' has format_version {record.get('format_version')}, this version reads "

@@ -195,6 +195,15 @@ class ScanPrompter:
             logits = torch.from_numpy(self.geometry.plane.restore_logits({0: logits.numpy()}))
         return logits[0]
 
+    def check(self, prompts: Sequence[VoxelPrompt]) -> None:
+        """Do nothing where all prompts are within the scan.
+
+        Raises:
+            ValueError: one is not; names it by its number.
+        """
+        for number, prompt in enumerate(prompts, start=1):
+            self.plane.check(prompt, f"scan '{self.case}', prompt {number}")
+
     def records(self, prompts: Sequence[VoxelPrompt], values: Sequence[int]) -> dict[int, Array]:
         """What a :class:`CaseLabelWriter` takes: by slice, the class of the largest logit.
 
@@ -205,8 +214,7 @@ class ScanPrompter:
         Raises:
             ValueError: a prompt is not within the scan.
         """
-        for number, prompt in enumerate(prompts, start=1):
-            self.plane.check(prompt, f"scan '{self.case}', prompt {number}")
+        self.check(prompts)
         reader = ReadSlicesd(values)
         out = {}
         for slice_index in sorted({prompt.slice_index for prompt in prompts}):
@@ -273,8 +281,7 @@ def predict_prompted(
     }
     prompters = {case: ScanPrompter(model, path, out, file_format) for case, path in scans.items()}
     for case, prompter in prompters.items():  # all, before anything is written
-        for number, prompt in enumerate(prompts[case], start=1):
-            prompter.plane.check(prompt, f"scan '{case}', prompt {number}")
+        prompter.check(prompts[case])
     table = QualityTable(Path(out) / QC_FILE, list(named.values()))
     # of predictions without prompts, which a resumed command would take these for
     (Path(out) / RECORD_FILE).unlink(missing_ok=True)

@@ -77,8 +77,3 @@ def warmup_schedule(
         return 0.5 * (1 + math.cos(math.pi * done))
 
     return LambdaLR(optimizer, factor)
-
-
-def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """:func:`warmup_schedule` with half a cosine."""
-    return warmup_schedule("cosine", optimizer, warmup_steps=warmup_steps, total_steps=total_steps)

@@ -13,6 +13,7 @@ from monai.handlers import MLFlowHandler
 from monai.utils import path_to_sqlite_uri
 
 from samtune.training.distributed import is_main, main_only
+from samtune.training.trainer import step_output
 
 logger = logging.getLogger(__name__)
 TRACKERS = ("mlflow", "wandb")
@@ -114,11 +115,9 @@ class Tracker:
         return self._sink
 
     def _iteration(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        first = output[0] if isinstance(output, list) else output
         optimizer = cast(Any, engine).optimizer
         values = {
-            "train_loss": float(first["loss"]),
+            "train_loss": float(step_output(engine)["loss"]),
             "learning_rate": float(optimizer.param_groups[0]["lr"]),
         }
         self._open(engine).log(values, engine.state.iteration)

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from ignite.engine import EventEnum
+from ignite.engine import Engine, EventEnum
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.engines.workflow import Workflow
@@ -22,6 +22,13 @@ class StepEvents(EventEnum):
     """``OPTIMIZER_STEPPED``: the weights were changed; not once a batch with accumulation."""
 
     OPTIMIZER_STEPPED = "optimizer_stepped"
+
+
+def step_output(engine: Engine) -> Mapping[str, Any]:
+    """What the engine's last step gave; of a decollated batch that of its first slice."""
+    output: Any = engine.state.output
+    first: Mapping[str, Any] = output[0] if isinstance(output, list) else output
+    return first
 
 
 class SliceTrainer(SupervisedTrainer):

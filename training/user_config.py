@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from samtune.atomic import write_atomically
 from samtune.preprocessing.manifest import Manifest
 from samtune.preprocessing.splits import SPLITS
 from samtune.training.joined import open_slices
+from samtune.training.release.config_text import flow
 from samtune.training.task import Task, task_of
 
 SIZES = (128, 256, 512)  # that LiteMedSAM is good at
@@ -53,12 +53,9 @@ def write_user_config(
 
 def suggested_size(manifest: Manifest) -> tuple[int, int]:
     """Image size for LiteMedSAM, and what it goes by: the median of the slices' longer sides."""
-    sides = []
-    for row in manifest.slices:
-        geometry = manifest.cases[row.case].geometry
-        plane = geometry.plane
-        sides.append(max(geometry.slices_shape[1:] if plane is None else plane.tiles.tile_hw))
-    side = int(np.median(sides))
+    side = int(
+        np.median([max(manifest.cases[row.case].geometry.image_hw) for row in manifest.slices])
+    )
     return next((size for size in SIZES if size >= side), SIZES[-1]), side
 
 
@@ -80,10 +77,10 @@ def _text(
         f"# or, each case of train and val scored once (cases: {cases}):",
         f"#   samtune crossval {_shell(folders)} --out runs/{name}_cv --config {path.as_posix()}",
         "# Every key of train.yaml may stand here, e.g. epochs, rank, blocks.",
-        f"run_name: {_flow(name)}",
-        f"dataset_dir: {_flow(folders)} # a relative path is from the current folder",
-        f"classes: {_flow(classes)} # label value to name",
-        f"regions: {_flow(regions)} # scored together, beside each class",
+        f"run_name: {flow(name)}",
+        f"dataset_dir: {flow(folders)} # a relative path is from the current folder",
+        f"classes: {flow(classes)} # label value to name",
+        f"regions: {flow(regions)} # scored together, beside each class",
         "arch: auto # of the checkpoint",
         "checkpoint: null # LiteMedSAM as packaged; or a file, or a name: samtune weights list",
         f"image_size: {size} # longer side of a slice: {side} pixels (median){smaller}; with "
@@ -96,13 +93,6 @@ def _text(
             5, "# There is no validation case: `samtune split` deals anew, or cross-validate."
         )
     return "\n".join(lines) + "\n"
-
-
-def _flow(value: Any) -> str:
-    text = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
-    )
-    return text.removesuffix("\n").removesuffix("...").strip()
 
 
 def _shell(folders: str | Sequence[str]) -> str:

@@ -86,12 +86,11 @@ def stack_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
-def stack_pictures(volumes: Sequence[Volume], between: float | None = None) -> Volume:
+def stack_pictures(volumes: Sequence[Volume]) -> Volume:
     """Pages of one size, one behind the other.
 
     Args:
         volumes: each ``i j 1`` or ``i j 1 c``.
-        between: distance of pages, mm.
 
     Raises:
         ValueError: sizes or channels differ, or a file has several pages.
@@ -105,14 +104,12 @@ def stack_pictures(volumes: Sequence[Volume], between: float | None = None) -> V
                 f"{volume.path}: {_size(volume)}, {first.path.name} has {_size(first)}; slices of "
                 "one stack need one size"
             )
-    affine = first.affine.copy()
-    affine[2, 2] = between or affine[2, 2]
     notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.notes))
     shape = (first.shape[0], first.shape[1], len(volumes))
     grid = make_grid(
         first.path.parent,
         shape,
-        affine,
+        first.affine,
         has_spacing=first.has_spacing,
         is_picture=True,
         notes=notes,

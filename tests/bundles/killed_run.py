@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,9 @@ from monai.bundle import create_workflow
 import samtune.atomic
 import samtune.training.checkpoint
 import samtune.training.handlers
-from samtune.networks.architectures import ARCHITECTURES, Architecture
-from samtune.networks.tiny_vit import TinyViT
+from samtune.networks.architectures import ARCHITECTURES
 from samtune.training.paths import bundle_root
-
-TINY = partial(
-    TinyViT,
-    patch_stride=1,
-    dims=(8, 12, 16, 24),
-    depths=(1, 1, 1, 2),
-    num_heads=(1, 3, 2, 2),
-    windows=(1, 7, 5, 3),
-)
+from tests.tiny_encoders import SMALL_TINY_VIT
 
 
 class Moments:
@@ -140,6 +130,6 @@ def answer(task: dict[str, Any]) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    ARCHITECTURES["tiny_vit"] = Architecture(lambda _: TINY(), 32, 16, "medsam")
+    ARCHITECTURES["tiny_vit"] = SMALL_TINY_VIT
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201

@@ -13,7 +13,7 @@ from samtune.networks.architectures import Architecture
 from samtune.networks.registry import REGISTRY, lookup
 from samtune.networks.sam2_encoder import Hiera
 from samtune.networks.sam_vit import SamViT
-from samtune.networks.tiny_vit import TinyViT
+from tests.tiny_encoders import small_tiny_vit
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "backbones").glob("*.yaml"))
@@ -63,9 +63,8 @@ def tiny(arch):
         return partial(Hiera, dim=16, depths=(1, 1, 2, 1), num_heads=1, global_blocks=(3,))
     if arch.startswith("vit_") and arch != "vit_t":
         return partial(SamViT, dim=16, depth=2, num_heads=2, global_blocks=(1,))
-    options = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 2), "num_heads": (1, 3, 2, 2)}
     stride = ARCHITECTURES[arch].size_multiple // 4
-    return lambda image_size: TinyViT(patch_stride=stride, windows=(1, 7, 5, 3), **options)
+    return lambda image_size: small_tiny_vit(patch_stride=stride)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,15 +2,13 @@
 
 import csv
 import json
-from functools import partial
 
 import pytest
 import torch
 
 from samtune.cli import main
-from samtune.networks.architectures import ARCHITECTURES, Architecture
+from samtune.networks.architectures import ARCHITECTURES
 from samtune.networks.build import build_sam
-from samtune.networks.tiny_vit import TinyViT
 from samtune.preprocessing.manifest import load_manifest
 from samtune.training.checkpoint import RunCheckpoint
 from samtune.training.cross_validation import CrossValidation
@@ -18,15 +16,8 @@ from samtune.training.ensemble import open_runs
 from samtune.training.errors import root_cause
 from samtune.training.run_folder import load_run
 from tests.conftest import slice_tiny
+from tests.tiny_encoders import SMALL_TINY_VIT
 
-TINY = partial(
-    TinyViT,
-    patch_stride=1,
-    dims=(8, 12, 16, 24),
-    depths=(1, 1, 1, 2),
-    num_heads=(1, 3, 2, 2),
-    windows=(1, 7, 5, 3),
-)
 SETTINGS = {
     **{"arch": "tiny_vit", "image_size": 32, "normalization": "medsam", "device": "cpu"},
     **{"epochs": 2, "batch_size": 3, "views": 2, "rank": 2, "blocks": "last:1"},
@@ -38,7 +29,7 @@ FOLDS = 3
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_arch():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny_vit", Architecture(lambda _: TINY(), 32, 16, "medsam"))
+        patch.setitem(ARCHITECTURES, "tiny_vit", SMALL_TINY_VIT)
         yield
 
 

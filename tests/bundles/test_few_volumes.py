@@ -1,29 +1,18 @@
 """The recipe for a dozen small volumes, on two cases of two slices."""
 
-from functools import partial
 from pathlib import Path
 
 from monai.bundle import ConfigParser
 from safetensors.torch import load_file
 
 from samtune.networks import ARCHITECTURES
-from samtune.networks.architectures import Architecture
-from samtune.networks.tiny_vit import TinyViT
+from tests.tiny_encoders import SMALL_TINY_VIT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 
 
 def test_late_blocks_train_whole_on_neighbouring_slices(mini_slices, tmp_path, monkeypatch):
-    tiny_vit = partial(
-        TinyViT,
-        patch_stride=1,
-        dims=(8, 12, 16, 24),
-        depths=(1, 1, 1, 2),
-        num_heads=(1, 3, 2, 2),
-        windows=(1, 7, 5, 3),
-    )
-    architecture = Architecture(lambda _: tiny_vit(), 32, 16, "medsam")
-    monkeypatch.setitem(ARCHITECTURES, "tiny_vit", architecture)
+    monkeypatch.setitem(ARCHITECTURES, "tiny_vit", SMALL_TINY_VIT)
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / "train.yaml"), str(CONFIGS / "few_volumes.yaml")])
     settings = {"arch": "tiny_vit", "checkpoint": "random", "dataset_dir": str(mini_slices)}

@@ -11,9 +11,9 @@ from monai.bundle import ConfigParser
 from samtune.networks import ARCHITECTURES, build_sam
 from samtune.networks.architectures import Architecture
 from samtune.networks.sam_vit import SamViT
-from samtune.networks.tiny_vit import TinyViT
 from samtune.peft.adapt import adapt
 from samtune.peft.registry import METHODS, build_method
+from tests.tiny_encoders import SMALL_TINY_VIT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles/sam_finetune/configs"
 NO_POSITIONS = ("lite_medsam", "vit_t")
@@ -58,18 +58,10 @@ def test_overlay_builds_at_full_size(name, arch):
 @pytest.fixture
 def tiny_archs(monkeypatch):
     """Two more architectures, for tests that train: TinyViT and SAM's ViT of 32 pixels."""
-    tiny_vit = partial(
-        TinyViT,
-        patch_stride=1,
-        dims=(8, 12, 16, 24),
-        depths=(1, 1, 1, 2),
-        num_heads=(1, 3, 2, 2),
-        windows=(1, 7, 5, 3),
-    )
     sam_vit = partial(SamViT, image_size=32, dim=16, depth=2, num_heads=2, global_blocks=(1,))
-    for name, encoder in (("tiny_vit", tiny_vit), ("tiny_sam", sam_vit)):
-        architecture = Architecture(lambda _, build=encoder: build(), 32, 16, "medsam")
-        monkeypatch.setitem(ARCHITECTURES, name, architecture)
+    tiny_sam = Architecture(lambda _: sam_vit(), 32, 16, "medsam")
+    monkeypatch.setitem(ARCHITECTURES, "tiny_vit", SMALL_TINY_VIT)
+    monkeypatch.setitem(ARCHITECTURES, "tiny_sam", tiny_sam)
 
 
 @pytest.mark.parametrize("arch", ["tiny_vit", "tiny_sam"])

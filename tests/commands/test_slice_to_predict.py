@@ -4,7 +4,6 @@ import csv
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from scipy.ndimage import gaussian_filter
 
 from samtune.cli import main
 from samtune.networks import ARCHITECTURES, build_sam
-from samtune.networks.architectures import Architecture
-from samtune.networks.tiny_vit import TinyViT
 from samtune.preprocessing.manifest import load_manifest
 from samtune.preprocessing.volumes import read_grid, read_label
+from tests.tiny_encoders import SMALL_TINY_VIT
 
 CHILDREN = {"01": "train", "02": "val", "03": "test"}
 BSCAN = (96, 160)  # depth, width: a quarter of what devices save
@@ -154,16 +152,7 @@ def tiny_weights(monkeypatch, tmp_path) -> Path:
 
     A run on ``checkpoint: random`` predicts nothing: its weights are kept nowhere.
     """
-    encoder = partial(
-        TinyViT,
-        patch_stride=1,
-        dims=(8, 12, 16, 24),
-        depths=(1, 1, 1, 2),
-        num_heads=(1, 3, 2, 2),
-        windows=(1, 7, 5, 3),
-    )
-    architecture = Architecture(lambda _: encoder(), 32, 16, "medsam")
-    monkeypatch.setitem(ARCHITECTURES, "tiny", architecture)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", SMALL_TINY_VIT)
     path = tmp_path / "tiny.pth"
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -7,7 +7,7 @@ from samtune.networks import SamSegmenter
 from samtune.networks.build import assemble_sam
 from samtune.networks.sam2_encoder import Hiera
 from samtune.networks.sam_vit import SamViT
-from samtune.networks.tiny_vit import TinyViT
+from tests.tiny_encoders import tiny_vit
 
 
 def randomise(module, generator):
@@ -30,16 +30,6 @@ def randomise(module, generator):
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2.0, generator=generator)
     return module.eval()
-
-
-def tiny_vit(patch_stride=1):
-    return TinyViT(
-        patch_stride=patch_stride,
-        dims=(8, 12, 20, 24),
-        depths=(1, 2, 1, 2),
-        num_heads=(1, 3, 5, 2),
-        windows=(1, 7, 5, 3),
-    )
 
 
 def sam_vit(image_size=64, attention="auto"):

@@ -5,17 +5,7 @@ import torch
 
 from samtune.networks.checkpointing import set_checkpointing
 from samtune.networks.sam_vit import SamViT
-from samtune.networks.tiny_vit import TinyViT
-
-
-def tiny_vit():
-    return TinyViT(
-        patch_stride=1,
-        dims=(8, 12, 20, 24),
-        depths=(1, 2, 1, 2),
-        num_heads=(1, 3, 5, 2),
-        windows=(1, 7, 5, 3),
-    )
+from tests.tiny_encoders import tiny_vit
 
 
 def sam_vit():

@@ -309,18 +309,6 @@ def test_decoder_paths_are_what_the_class_logits_depend_on(make_segmenter):
     assert used == listed
 
 
-def test_decoder_attention_paths_are_all_seven_in_forward_order(make_segmenter):
-    net = make_segmenter()
-    called = []
-    for path in net.decoder_attention_paths():
-        module = net.get_submodule(path)
-        assert {"q_proj", "k_proj", "v_proj"} <= dict(module.named_children()).keys()
-        module.register_forward_hook(lambda _m, _i, _o, path=path: called.append(path))
-    net(image_batch(net, batch=1))
-    assert called == net.decoder_attention_paths()
-    assert len(called) == 7
-
-
 def test_names_are_the_published_ones_and_the_class_head(make_encoder):
     sam = assemble_sam(make_encoder("sam_vit"), arch="tiny", image_size=64, normalization="sam")
     published = set(sam.state_dict())

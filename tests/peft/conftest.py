@@ -11,19 +11,9 @@ from samtune.networks import SamSegmenter
 from samtune.networks.build import assemble_sam
 from samtune.networks.sam2_encoder import Hiera
 from samtune.networks.sam_vit import SamViT
-from samtune.networks.tiny_vit import TinyViT
 from samtune.peft.protocol import adapted_modules
 from samtune.peft.registry import METHODS, build_method
-
-
-def tiny_vit():
-    return TinyViT(
-        patch_stride=1,
-        dims=(8, 12, 20, 24),
-        depths=(1, 2, 1, 2),
-        num_heads=(1, 3, 5, 2),
-        windows=(1, 7, 5, 3),
-    )
+from tests.tiny_encoders import tiny_vit
 
 
 def sam_vit():

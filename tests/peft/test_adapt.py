@@ -94,7 +94,11 @@ def test_trainable_names_by_policy(make_segmenter, kind):
 
     sites = make_segmenter(kind).image_encoder.adapter_sites()
     encoder = {f"image_encoder.{s.qkv}.lora_{f}" for s in sites for f in "ab"}
-    attentions = make_segmenter(kind).decoder_attention_paths()
+    names_of = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
+    attentions = [
+        f"mask_decoder.transformer.layers.{i}.{name}" for i in (0, 1) for name in names_of
+    ]
+    attentions.append("mask_decoder.transformer.final_attn_token_to_image")
     lora = {f"{path}.{t}_proj.lora_{f}" for path in attentions for t in "qv" for f in "ab"}
     prefixes = ("mask_decoder.transformer.", "mask_decoder.output_upscaling.")
     plain = [name for name, _ in make_segmenter(kind).named_parameters()]

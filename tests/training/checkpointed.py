@@ -1,5 +1,6 @@
 """A training with the handlers that decide about weights."""
 
+import pytest
 from ignite.engine import Events
 from monai.handlers import LrScheduleHandler, ValidationHandler
 
@@ -33,7 +34,17 @@ class StoppedError(Exception):
     pass
 
 
-def stop_at(training, iteration):
-    @training.trainer.on(Events.ITERATION_COMPLETED(once=iteration))
-    def stop(engine):
+def run_until(training, *, iteration=None, epoch=None):
+    """Train up to the end of an iteration or epoch, the checkpoint's part of it included."""
+
+    def stop():
         raise StoppedError
+
+    each, last = (
+        (Events.EPOCH_COMPLETED, epoch)
+        if iteration is None
+        else (Events.ITERATION_COMPLETED, iteration)
+    )
+    training.trainer.add_event_handler(each(once=last), stop)
+    with pytest.raises(StoppedError):
+        training.trainer.run()

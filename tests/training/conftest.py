@@ -17,7 +17,6 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from torch.utils.data import DataLoader
 
 from samtune.networks.build import assemble_sam
-from samtune.networks.tiny_vit import TinyViT
 from samtune.peft.adapt import adapt, method_configs
 from samtune.peft.lora import LoRA
 from samtune.preprocessing.manifest import Manifest, load_manifest
@@ -26,9 +25,10 @@ from samtune.preprocessing.slice_volumes import slice_volumes
 from samtune.training.case_dice import CaseDice
 from samtune.training.features import PrepareSlices, SliceDataset
 from samtune.training.network import AdaptedSegmenter
-from samtune.training.schedule import warmup_cosine
+from samtune.training.schedule import warmup_schedule
 from samtune.training.slice_data import EpochSampler, slice_items
 from samtune.training.task import Task, task_of
+from tests.tiny_encoders import tiny_vit
 
 DEFAULT_METHOD = LoRA(rank=2, blocks="last:2", dropout=0.2)
 
@@ -41,14 +41,7 @@ def make_network() -> Callable[..., AdaptedSegmenter]:
         method: LoRA | None = DEFAULT_METHOD, *, decoder: Any = "full", num_classes: int = 2
     ) -> AdaptedSegmenter:
         generator = torch.Generator().manual_seed(0)
-        encoder = TinyViT(
-            patch_stride=1,
-            dims=(8, 12, 20, 24),
-            depths=(1, 2, 1, 2),
-            num_heads=(1, 3, 5, 2),
-            windows=(1, 7, 5, 3),
-        )
-        sam = assemble_sam(encoder, arch="lite_medsam", image_size=32, normalization="medsam")
+        sam = assemble_sam(tiny_vit(), arch="lite_medsam", image_size=32, normalization="medsam")
         with torch.no_grad():  # any values, but the same ones each time
             for parameter in sam.parameters():
                 scale = 0.3 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
@@ -186,7 +179,9 @@ def make_training(
             ),
             prepare_batch=PrepareSlices(data),
         )
-        schedule = warmup_cosine(steps, warmup_steps=1, total_steps=epochs * len(loader))
+        schedule = warmup_schedule(
+            "cosine", steps, warmup_steps=1, total_steps=epochs * len(loader)
+        )
         return Training(network, steps, schedule, data, sampler, validator, dice, task, trainer)
 
     return make

@@ -1,14 +1,11 @@
 """Adapters of SAMed, SAM-LoRA and SAM-Adapter against their definitions on upstream's encoder."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling import Sam as UpstreamSam
 from torch import nn
 
 from samtune.networks import ARCHITECTURES
@@ -16,33 +13,13 @@ from samtune.networks.architectures import Architecture
 from samtune.networks.sam_vit import SamViT
 from samtune.training.convert_adapter import convert_adapter
 from samtune.training.network import network_from_adapter
+from tests.networks.layouts.conftest import DEPTH, HEADS, SIZE, WIDTH, make_upstream_sam
 
-SIZE, WIDTH, DEPTH, HEADS, RANK = 64, 24, 3, 3, 2
+RANK = 2
 
 
 def upstream_sam(num_masks=4):
-    encoder = ImageEncoderViT(
-        img_size=SIZE,
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=HEADS,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=3,
-        global_attn_indexes=(1,),
-    )
-    prompts = PromptEncoder(
-        embed_dim=256,
-        image_embedding_size=(4, 4),
-        input_image_size=(SIZE, SIZE),
-        mask_in_chans=16,
-    )
-    decoder = MaskDecoder(
-        num_multimask_outputs=num_masks - 1,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-        transformer_dim=256,
-    )
-    return UpstreamSam(encoder, prompts, decoder).eval()
+    return make_upstream_sam(num_masks - 1).eval()
 
 
 def randomise(module, generator):

@@ -24,7 +24,7 @@ from samtune.training.distributed import (
     parallel,
 )
 from samtune.training.tracking import TensorBoardWriter
-from tests.training.test_checkpoint import StoppedError, attach, stop_after, stop_at
+from tests.training.checkpointed import attach, run_until
 
 ENVIRONMENT = {
     "RANK": "0",
@@ -136,9 +136,7 @@ def of_two(path):
 def test_within_an_epoch_only_as_many_processes_go_on(make_training, tmp_path):
     training = make_training()
     attach(training, tmp_path, minutes=0)
-    stop_at(training, 1)
-    with pytest.raises(StoppedError):
-        training.trainer.run()
+    run_until(training, iteration=1)
     of_two(tmp_path)
     again = make_training()
     attach(again, tmp_path)
@@ -149,9 +147,7 @@ def test_within_an_epoch_only_as_many_processes_go_on(make_training, tmp_path):
 def test_after_an_epoch_another_number_of_processes_draws_anew(make_training, tmp_path):
     training = make_training()
     attach(training, tmp_path)
-    stop_after(training, 1)
-    with pytest.raises(StoppedError):
-        training.trainer.run()
+    run_until(training, epoch=1)
     of_two(tmp_path)
     again = make_training()
     again.trainer.state.epoch_length = 3

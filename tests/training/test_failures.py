@@ -11,7 +11,7 @@ from samtune.training.failures import (
     memory_advice,
 )
 from samtune.training.handlers import Progress
-from tests.training.test_checkpoint import attach
+from tests.training.checkpointed import attach
 
 SETTINGS = {
     "batch_size": 8,

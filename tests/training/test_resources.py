@@ -3,7 +3,7 @@ import json
 import pytest
 
 from samtune.training.resources import Resources, peak_rss_mib
-from tests.training.test_checkpoint import StoppedError, attach, stop_at
+from tests.training.checkpointed import attach, run_until
 
 
 def run(training, path, **options):
@@ -29,9 +29,7 @@ def test_each_command_has_its_entry(make_training, tmp_path):
 
 def test_a_resumed_run_adds_to_what_was_done(make_training, tmp_path):
     training = run(make_training(epochs=3), tmp_path, minutes=0)
-    stop_at(training, 3)
-    with pytest.raises(StoppedError):
-        training.trainer.run()
+    run_until(training, iteration=3)
     run(make_training(epochs=3), tmp_path).trainer.run()
     found = [(entry["first_iteration"], entry["last_iteration"]) for entry in commands(tmp_path)]
     assert found == [(1, 2), (4, 6)]  # the third was not at an epoch's end

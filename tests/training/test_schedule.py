@@ -6,14 +6,15 @@ import torch
 from samtune.training.schedule import (
     make_schedule,
     num_updates,
-    warmup_cosine,
     warmup_schedule,
 )
 
 
 def rates(warmup_steps, total_steps, lr=2.0):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = warmup_cosine(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
+    schedule = warmup_schedule(
+        "cosine", optimizer, warmup_steps=warmup_steps, total_steps=total_steps
+    )
     out = []
     for _ in range(total_steps + 2):
         out.append(optimizer.param_groups[0]["lr"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from samtune.peft.adapter_file import read_adapter
 from samtune.training.stopping import Stopping
-from tests.training.test_checkpoint import attach
+from tests.training.checkpointed import attach
 
 
 @pytest.fixture

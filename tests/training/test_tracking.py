@@ -6,7 +6,7 @@ from monai.handlers import TensorBoardStatsHandler, from_engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from samtune.training.tracking import TensorBoardWriter, Tracker
-from tests.training.test_checkpoint import StoppedError, attach, stop_at
+from tests.training.checkpointed import attach, run_until
 
 
 def scalars(folder, tag):
@@ -93,15 +93,18 @@ def track(training, path, kind):
     tracker.attach(training.trainer)
 
 
-def test_wandb_gets_each_iteration_and_epoch_and_is_resumed_by_id(make_training, wandb, tmp_path):
+def train_in_two_parts(make_training, path, kind):
+    """Two epochs of two iterations, stopped within the second."""
     training = make_training(epochs=2)
-    track(training, tmp_path, "wandb")
-    stop_at(training, 3)
-    with pytest.raises(StoppedError):
-        training.trainer.run()
+    track(training, path, kind)
+    run_until(training, iteration=3)
     again = make_training(epochs=2)
-    track(again, tmp_path, "wandb")
+    track(again, path, kind)
     again.trainer.run()
+
+
+def test_wandb_gets_each_iteration_and_epoch_and_is_resumed_by_id(make_training, wandb, tmp_path):
+    train_in_two_parts(make_training, tmp_path, "wandb")
     first, second = wandb.inits
     assert first == second
     assert first["id"] == "0123456789abcdef"
@@ -140,14 +143,7 @@ def test_another_tracker_is_refused(make_training, tmp_path):
 
 def test_mlflow_keeps_one_run_over_a_resume(make_training, tmp_path):
     mlflow = pytest.importorskip("mlflow")
-    training = make_training(epochs=2)
-    track(training, tmp_path, "mlflow")
-    stop_at(training, 3)
-    with pytest.raises(StoppedError):
-        training.trainer.run()
-    again = make_training(epochs=2)
-    track(again, tmp_path, "mlflow")
-    again.trainer.run()
+    train_in_two_parts(make_training, tmp_path, "mlflow")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlruns.db'}")
     experiment = client.get_experiment_by_name("samtune")
     (run,) = client.search_runs([experiment.experiment_id])

@@ -1,7 +1,6 @@
 """Whether a run may be released: finished, evaluated, on cases it has not seen."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from samtune.peft.adapter_file import AdapterFile, read_adapter
 from samtune.preprocessing.manifest import MANIFEST_NAME
 from samtune.training.joined import JoinedManifest, open_slices
 from samtune.training.own_manifest import OwnManifest
+from samtune.training.paths import adapter_path
 from samtune.training.postprocess import NONE, load_postprocessing
 from samtune.training.run_folder import CONFIG_FILE, TrainedRun
+from samtune.training.run_record import read_object
 
 SPLIT = "test"
 TABLE = f"metrics_{SPLIT}.csv"
@@ -77,8 +78,7 @@ def check_finished(run: TrainedRun, adapter: str) -> AdapterFile:
         NotReleasableError: unfinished, on random base weights, without that adapter or its config.
         ValueError: it needs prompts.
     """
-    file = run.path / f"adapter_{adapter}.safetensors"
-    last = run.path / "adapter_last.safetensors"
+    file, last = (adapter_path(run.path, which) for which in (adapter, "last"))
     epochs = int(run.record["settings"]["epochs"])
     done = int(read_adapter(last).extra.get("epoch", 0)) if last.is_file() else 0
     if done < epochs and not _stopped_early(run):
@@ -117,11 +117,7 @@ def read_scores(folder: Path, what: str, *, evaluate: str) -> Scores:
     if lacking:
         msg = f"{what} was not evaluated: no {lacking[0]}; do: {_EVALUATE} {evaluate}"
         raise NotReleasableError(msg)
-    try:
-        companion = json.loads(needed[1].read_bytes())
-    except ValueError as error:
-        msg = f"'{needed[1]}' is damaged: {error}"
-        raise ValueError(msg) from error
+    companion = read_object(needed[1])
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or companion.get("complete") is False:

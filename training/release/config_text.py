@@ -21,18 +21,11 @@ def set_keys(text: str, changes: dict[str, Any], *, name: str = "config") -> str
     before = _parsed(text, name)
     lines = text.splitlines()
     for key, value in changes.items():
-        start = next((i for i, line in enumerate(lines) if line.startswith(f"{key}:")), None)
-        new = _line(key, value)
-        if start is None:
-            lines.append(new)
-            continue
-        end = start + 1
-        while end < len(lines) and lines[end].startswith((" ", "-")):
-            end += 1
+        old, new = _block(lines, key), f"{key}: {flow(value)}"
         comment = ""
-        if end == start + 1 and " #" in lines[start]:
-            comment = " #" + lines[start].split(" #", 1)[1]
-        lines[start:end] = [new + comment]
+        if len(lines[old]) == 1 and " #" in lines[old.start]:
+            comment = " #" + lines[old.start].split(" #", 1)[1]
+        lines[old] = [new + comment]
     out = "\n".join(lines) + "\n"
     if _parsed(out, name) != {**before, **changes}:
         msg = f"{name}: setting {', '.join(changes)} would change more than that"
@@ -45,13 +38,7 @@ def drop_keys(text: str, keys: list[str], *, name: str = "config") -> str:
     before = _parsed(text, name)
     lines = text.splitlines()
     for key in keys:
-        start = next((i for i, line in enumerate(lines) if line.startswith(f"{key}:")), None)
-        if start is None:
-            continue
-        end = start + 1
-        while end < len(lines) and lines[end].startswith((" ", "-")):
-            end += 1
-        del lines[start:end]
+        del lines[_block(lines, key)]
     out = "\n".join(lines) + "\n"
     if _parsed(out, name) != {k: v for k, v in before.items() if k not in keys}:
         msg = f"{name}: leaving out {', '.join(keys)} would change more than that"
@@ -67,11 +54,21 @@ def set_header(text: str, header: list[str]) -> str:
     return "\n".join([*(f"# {line}".rstrip() for line in header), *lines]) + "\n"
 
 
-def _line(key: str, value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value as YAML on one line."""
     text = yaml.safe_dump(
         value, default_flow_style=True, sort_keys=False, width=2**20, allow_unicode=True
     )
-    return f"{key}: {text.removesuffix('...' + chr(10)).strip()}"  # dots end a plain value
+    return text.removesuffix("...\n").strip()  # dots end a plain value
+
+
+def _block(lines: list[str], key: str) -> slice:
+    """The lines of a top-level key; none, at the end, where it isn't there."""
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"{key}:")), len(lines))
+    end = start + 1
+    while end < len(lines) and lines[end].startswith((" ", "-")):
+        end += 1
+    return slice(start, end)
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:

@@ -35,8 +35,7 @@ def write_configs(bundle: Path, runs: Sequence[TrainedRun], *, name: str, sample
     folder = bundle / "configs"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(BASE / "configs/logging.conf", folder / "logging.conf")
-    common = {"bundle_root": "."}
-    run = {**common, "run_dir": MODELS, "checkpoint": None, "output_dir": OUTPUT}
+    run = {"bundle_root": ".", "run_dir": MODELS, "checkpoint": None, "output_dir": OUTPUT}
     place = "from inside the bundle; from elsewhere add --bundle_root BUNDLE"
     scans = f"$@bundle_root + '/{SAMPLE_IMAGES}'" if sample else "."
     command = "  python -m monai.bundle run --config_file configs"

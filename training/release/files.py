@@ -16,7 +16,7 @@ from samtune.atomic import partial_path, whole_file, write_atomically
 from samtune.networks.weights import sha256_of
 
 HASHES = "SHA256SUMS"
-ARCHIVES = ("zip", "tar.gz")
+METADATA = "configs/metadata.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip file can hold
 _MODE = 0o644
 
@@ -40,6 +40,19 @@ def write_hashes(bundle: Path) -> None:
     write_atomically(bundle / HASHES, text.encode())
 
 
+def hashes_file(bundle: Path) -> Path:
+    """The list of a bundle's hashes.
+
+    Raises:
+        FileNotFoundError: the bundle has none.
+    """
+    path = bundle / HASHES
+    if not path.is_file():
+        msg = f"'{bundle}' has no {HASHES}: it was not made by 'samtune release'"
+        raise FileNotFoundError(msg)
+    return path
+
+
 def read_hashes(bundle: Path) -> dict[str, str]:
     """File to its recorded SHA-256.
 
@@ -47,10 +60,7 @@ def read_hashes(bundle: Path) -> dict[str, str]:
         FileNotFoundError: the bundle has no list.
         ValueError: a line is not one of it, or names a file outside the bundle.
     """
-    path = bundle / HASHES
-    if not path.is_file():
-        msg = f"'{bundle}' has no {HASHES}: it was not made by 'samtune release'"
-        raise FileNotFoundError(msg)
+    path = hashes_file(bundle)
     hashes = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         digest, _, name = line.partition("  ")

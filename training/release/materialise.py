@@ -18,6 +18,7 @@ from samtune.training.network import AdaptedSegmenter
 from samtune.training.release.config_text import set_header, set_keys
 from samtune.training.release.configs import needs_samtune
 from samtune.training.release.files import (
+    METADATA,
     files_of,
     read_hashes,
     whole_folder,
@@ -26,7 +27,6 @@ from samtune.training.release.files import (
 )
 from samtune.training.release.metadata import data_format
 from samtune.training.release.monai_configs import obstacles, pipeline
-from samtune.training.release.release import METADATA
 from samtune.training.release.whole_slices import WholeSlices, build_plain
 from samtune.training.run_folder import TrainedRun
 

@@ -139,12 +139,10 @@ def _scores(
     if metrics is not None:
         return [read_scores(Path(metrics), what, evaluate=_arguments(runs))], "ensemble"
     # where evaluate.yaml writes the table of several runs
-    place = first if not (first / RUN_FILE).is_file() else runs[0].path
-    if (place / TABLE).is_file():
-        scores = read_scores(place, what, evaluate=_arguments(runs))
-        if place == first and not (first / RUN_FILE).is_file():
-            return [scores], "ensemble"
-        if scores.protocol.get("ensemble"):
+    is_run = (first / RUN_FILE).is_file()
+    if (first / TABLE).is_file():
+        scores = read_scores(first, what, evaluate=_arguments(runs))
+        if not is_run or scores.protocol.get("ensemble"):
             return [scores], "ensemble"
     tables = [read_scores(run.path, f"run '{run.path}'", evaluate=str(run.path)) for run in runs]
     _check_disjoint(tables, what, _arguments(runs))

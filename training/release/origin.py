@@ -1,10 +1,9 @@
 """What a bundle says of the slices it was trained on, so that others can make them again."""
 
-import csv
-import io
 from pathlib import Path
 
 from samtune.atomic import write_atomically
+from samtune.evaluation.table import format_csv
 from samtune.preprocessing.slice_command import slice_command, unsaid_settings
 from samtune.training.release.checks import Slices
 
@@ -60,10 +59,8 @@ def _table(slices: Slices) -> str:
     columns = ["case", "split"] + (["patient"] if slices.patients else [])
     ordered = sorted(set(slices.patients.values()))
     number = {patient: f"{at:0{len(str(len(ordered)))}}" for at, patient in enumerate(ordered, 1)}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    lines = [columns]
     for case in sorted(split_of):
         patient = number.get(slices.patients.get(case, ""), "")
-        writer.writerow([case, split_of[case], patient][: len(columns)])
-    return text.getvalue()
+        lines.append([case, split_of[case], patient][: len(columns)])
+    return format_csv(lines)

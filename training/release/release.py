@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from samtune.atomic import write_atomically
+from samtune.training.paths import adapter_path
 from samtune.training.postprocess import FILE as POSTPROCESSING
 from samtune.training.postprocess import load_postprocessing
 from samtune.training.release.card import model_card
 from samtune.training.release.checks import TABLE, NotReleasableError
 from samtune.training.release.configs import BASE, write_configs
-from samtune.training.release.files import HASHES, whole_folder, write_hashes, write_json
+from samtune.training.release.files import (
+    HASHES,
+    METADATA,
+    whole_folder,
+    write_hashes,
+    write_json,
+)
 from samtune.training.release.members import CheckedModel, check_model
 from samtune.training.release.metadata import large_files_text, make_metadata
 from samtune.training.release.origin import write_splits
@@ -23,8 +30,6 @@ from samtune.training.release.sample import Sample, add_sample
 from samtune.training.run_folder import MODELS
 from samtune.training.run_record import RUN_FILE
 
-ADAPTER = "adapter_best.safetensors"
-METADATA = "configs/metadata.json"
 OWN_LICENCE = "Apache-2.0"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -216,7 +221,7 @@ def _copy_models(checked: CheckedModel, models: Path, adapter: str) -> None:
     for number, (run, file) in enumerate(zip(checked.runs, checked.adapters, strict=True)):
         folder = models if len(checked.runs) == 1 else models / f"fold_{number}"
         write_json(folder / RUN_FILE, portable_record(run, released=adapter))
-        shutil.copyfile(file.path, folder / ADAPTER)
+        shutil.copyfile(file.path, adapter_path(folder, "best"))
         if steps is not None:  # chosen for this adapter, in all members
             content = without_paths(json.loads((run.path / POSTPROCESSING).read_bytes()))
             write_json(folder / POSTPROCESSING, {**content, "adapter": "best"})

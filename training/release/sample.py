@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from samtune.atomic import write_atomically
-from samtune.evaluation.regions import Region
+from samtune.evaluation.dice import dice_score
 from samtune.evaluation.score_case import region_mask
 from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.volumes import check_same_grid, read_grid, read_label
 from samtune.training.ensemble import open_runs
 from samtune.training.predict import predict
+from samtune.training.release.files import write_json
 from samtune.training.run_folder import MODELS
 
 FOLDER = "sample"
@@ -80,8 +80,7 @@ def add_sample(bundle: Path, image: Path, label: Path | None) -> Sample:
         "label": None if reference is None else reference.name,
         "dice": scores,
     }
-    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
-    write_atomically(bundle / RECORD, (text + "\n").encode())
+    write_json(bundle / RECORD, record)
     return Sample(case, copy, expected, reference, scores)
 
 
@@ -110,21 +109,16 @@ def read_sample(bundle: Path) -> Sample | None:
         raise ValueError(msg) from error
 
 
-def regions_of(bundle: Path) -> list[Region]:
-    """What the bundle's model is scored by."""
-    return open_runs(bundle)[0].task.scored()
-
-
 def dice_scores(bundle: Path, prediction: Path, reference: Path) -> dict[str, float | None]:
     """Dice of two label files by region; None: in neither."""
     found, truth = read_label(prediction).array, read_label(reference).array
     return {
         region.name: dice(region_mask(found, region), region_mask(truth, region))
-        for region in regions_of(bundle)
+        for region in open_runs(bundle)[0].task.scored()
     }
 
 
 def dice(one: npt.NDArray[np.bool_], two: npt.NDArray[np.bool_]) -> float | None:
     """Dice of two masks; None: both empty."""
-    total = int(one.sum()) + int(two.sum())
-    return None if total == 0 else 2 * int((one & two).sum()) / total
+    score = dice_score(one, two)
+    return None if np.isnan(score) else score

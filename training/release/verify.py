@@ -14,13 +14,12 @@ from samtune.networks.weights import sha256_of
 from samtune.preprocessing.volumes import read_label
 from samtune.training.ensemble import load_averaged, open_runs
 from samtune.training.predict import predict
-from samtune.training.release.files import HASHES, files_of, read_hashes
+from samtune.training.release.files import HASHES, METADATA, files_of, hashes_file, read_hashes
 from samtune.training.release.sample import RECORD, dice, dice_scores, read_sample
 from samtune.training.release.versions import OURS, installed, required
 from samtune.training.run_folder import MODELS
 
 State = Literal["ok", "warning", "FAILED", "skipped"]
-METADATA = "configs/metadata.json"
 NEEDED = (METADATA, "configs/inference.yaml", "configs/train.yaml", "LICENSE", "large_files.yml")
 LEAST_DICE = 0.99  # with other versions, of each class with the recorded label file
 SCORE_TOLERANCE = 0.01  # with other versions, of the sample's Dice
@@ -47,9 +46,7 @@ def verify_bundle(bundle: str | Path, *, device: str = "cpu") -> list[Check]:
     if not bundle.is_dir():
         msg = f"bundle '{bundle}' is not a folder; unpack an archive first"
         raise FileNotFoundError(msg)
-    if not (bundle / HASHES).is_file():
-        msg = f"'{bundle}' has no {HASHES}: it was not made by 'samtune release'"
-        raise FileNotFoundError(msg)
+    hashes_file(bundle)  # before the checks: without it there is nothing to check
     checks: list[Check] = []
     steps: list[tuple[str, Callable[[Path], list[Check]]]] = [
         ("files", _files),

@@ -6,7 +6,6 @@ and the way back) travel with the weights, also in a TorchScript file.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,28 +103,11 @@ class _Traced(nn.Module):
     def __init__(self, core: Any, frame: Frame) -> None:
         super().__init__()
         self.core = core
-        self.into = frame
-        self.out = _Back(frame)
+        self.frame = frame
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.core(self.into(image))
-        out: Tensor = self.out(logits, image)
-        return out
-
-
-class _Back(nn.Module):
-    """:meth:`Frame.back` as a module of its own, which a script can call."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.image_size = frame.image_size
-
-    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
-        height, width = image.shape[-2], image.shape[-1]
-        scale = self.image_size / max(height, width)
-        inside_h, inside_w = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
-        inside = logits[:, :, :inside_h, :inside_w]
-        return F.interpolate(inside, [height, width], mode="bilinear", align_corners=False)
+        logits: Tensor = self.core(self.frame(image))
+        return self.frame.back(logits, image.shape[-2], image.shape[-1])
 
 
 def build_plain(
@@ -161,10 +143,3 @@ def build_plain(
 def build_whole_slices(**config: Any) -> WholeSlices:
     """:func:`build_plain` with its frame inside."""
     return WholeSlices(build_plain(**config)).eval()
-
-
-def load_whole_slices(config: Mapping[str, Any], weights: str | Path) -> WholeSlices:
-    """A network with the full weights of a file."""
-    network = build_whole_slices(**config)
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 
 from samtune.networks.weights import sha256_of
+from samtune.training.release.files import METADATA
 from samtune.training.release.verify import Check
 
 LARGEST_IN_GIT = 25_000_000
@@ -80,10 +81,10 @@ def _large_files(bundle: Path) -> str:
 
 
 def _needed(bundle: Path) -> str:
-    lacking = [n for n in ("configs/metadata.json", "LICENSE") if not (bundle / n).is_file()]
+    lacking = [n for n in (METADATA, "LICENSE") if not (bundle / n).is_file()]
     if lacking:
         _fail(f"{', '.join(lacking)} missing")
-    return "configs/metadata.json, LICENSE"
+    return f"{METADATA}, LICENSE"
 
 
 def _preferred(bundle: Path) -> str:
@@ -96,7 +97,7 @@ def _preferred(bundle: Path) -> str:
 
 
 def _version(bundle: Path) -> str:
-    metadata = json.loads((bundle / "configs/metadata.json").read_bytes())
+    metadata = json.loads((bundle / METADATA).read_bytes())
     version = metadata["version"]
     if version not in metadata["changelog"]:
         _fail(f"version {version} is not in the changelog")
@@ -109,7 +110,7 @@ def _version(bundle: Path) -> str:
 
 def _schema(bundle: Path, schema: Path) -> str:
     verify_metadata(
-        meta_file=str(bundle / "configs/metadata.json"),
+        meta_file=str(bundle / METADATA),
         filepath=str(schema),
         hash_val=sha256_of(schema),
         hash_type="sha256",
@@ -124,7 +125,7 @@ def _properties(bundle: Path) -> str:
     for name, properties, keys in cases:
         parser = ConfigParser()
         parser.read_config(str(bundle / f"configs/{name}.yaml"))
-        parser.read_meta(str(bundle / "configs/metadata.json"))
+        parser.read_meta(str(bundle / METADATA))
         known: list[Any] = [*properties.values(), *MetaProperties.values()]
         wanted = [*keys, *(entry["id"] for entry in known if entry["required"])]
         lacking = [key for key in dict.fromkeys(wanted) if key not in parser]
@@ -139,7 +140,7 @@ def _properties(bundle: Path) -> str:
 def _shapes(bundle: Path) -> str:
     verify_net_in_out(
         net_id="network_def",
-        meta_file=str(bundle / "configs/metadata.json"),
+        meta_file=str(bundle / METADATA),
         config_file=str(bundle / "configs/inference.yaml"),
         bundle_root=str(bundle),
         device="cpu",
@@ -154,7 +155,7 @@ def _torchscript(bundle: Path) -> str:
             net_id="network_def",
             filepath=str(path),
             ckpt_file=str(bundle / "models/model.pt"),
-            meta_file=str(bundle / "configs/metadata.json"),
+            meta_file=str(bundle / METADATA),
             config_file=str(bundle / "configs/inference.yaml"),
             bundle_root=str(bundle),
         )

@@ -63,6 +63,26 @@ def release(scored_run: Path, test_case: str, tiny_volumes: Path) -> Callable[..
 
 
 @pytest.fixture(scope="session")
+def infer() -> Callable[..., None]:
+    """Run a config of a bundle as MONAI does, ``inference.yaml`` unless told otherwise."""
+
+    def call(bundle: Path, config: str = "inference.yaml", **overrides: Any) -> None:
+        from monai.bundle import create_workflow
+
+        workflow = create_workflow(
+            config_file=str(bundle / "configs" / config),
+            workflow_type="infer",
+            logging_file=False,
+            bundle_root=str(bundle),
+            **{"device": "cpu", **{key: str(value) for key, value in overrides.items()}},
+        )
+        workflow.run()
+        workflow.finalize()
+
+    return call
+
+
+@pytest.fixture(scope="session")
 def released(release: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return release(tmp_path_factory.mktemp("released") / "tiny_mr_lora")
 
@@ -71,3 +91,16 @@ def released(release: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
 def bundle(released: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(released, tmp_path / "tiny_mr_lora"))
+
+
+@pytest.fixture(scope="session")
+def released_bare(release: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without a sample: nothing is predicted to verify it."""
+    out = tmp_path_factory.mktemp("bare") / "tiny_mr_lora"
+    return release(out, sample=None, sample_label=None)
+
+
+@pytest.fixture
+def bare(released_bare: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(released_bare, tmp_path / "bare"))

@@ -7,7 +7,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import create_workflow
 
 from samtune.training.postprocess import LARGEST, CandidateScores, clean, write_choice
 from samtune.training.predict import predict
@@ -31,7 +30,7 @@ def volume(path):
     return np.asarray(nib.load(path).dataobj)
 
 
-@pytest.fixture(scope="module", params=["best", "last"])
+@pytest.fixture(scope="module", params=[pytest.param("best", marks=pytest.mark.slow), "last"])
 def cleaned(request, loud_run, run_bundle, tmp_path_factory):
     """A run whose released adapter has a choice, and which adapter that is."""
     run = shutil.copytree(loud_run, tmp_path_factory.mktemp("cleaned") / "run")
@@ -61,32 +60,24 @@ def scan(tiny_volumes, test_case):
 
 
 def test_the_bundle_applies_it_whichever_adapter_is_released(
-    cleaned, bundle_of, scan, tmp_path, caplog
+    cleaned, bundle_of, released, scan, tmp_path, caplog
 ):
     run, adapter = cleaned
-    options = {"device": "cpu", "progress": False}
-    (found,) = predict(bundle_of, scan, tmp_path / "bundle", **options)
-    (expected,) = predict(run, scan, tmp_path / "run", adapter=adapter, **options)
-    (raw,) = predict(bundle_of, scan, tmp_path / "raw", postprocess=False, **options)
+    (expected,) = predict(run, scan, tmp_path, adapter=adapter, device="cpu", progress=False)
+    # both adapters are the one that is released without a choice elsewhere
+    found, raw = (one / "sample/expected" / expected.name for one in (bundle_of, released))
     np.testing.assert_array_equal(volume(found), volume(expected))
     assert (volume(found) != volume(raw)).any()
-    assert "not used" not in caplog.text
     assert all(check.state == "ok" for check in verify_bundle(bundle_of))
+    assert "not used" not in caplog.text
 
 
-def test_full_weights_keep_a_pipeline_that_applies_it(bundle_of, tmp_path):
+@pytest.mark.parametrize("cleaned", ["last"], indirect=True)
+def test_full_weights_keep_a_pipeline_that_applies_it(bundle_of, infer, tmp_path):
     with pytest.raises(ValueError, match=r"its transforms lack the steps of postprocessing\.json"):
         materialise(bundle_of, tmp_path / "full", torchscript=True)
     full = materialise(bundle_of, tmp_path / "full")
-    workflow = create_workflow(
-        config_file=str(full / "configs/inference.yaml"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(full),
-        output_dir=str(tmp_path / "out"),
-        device="cpu",
-    )
-    workflow.run()
+    infer(full, output_dir=tmp_path / "out")
     (expected,) = (full / "sample/expected").iterdir()
     found = volume(tmp_path / "out" / expected.name)
     np.testing.assert_array_equal(found, volume(expected))
@@ -95,7 +86,7 @@ def test_full_weights_keep_a_pipeline_that_applies_it(bundle_of, tmp_path):
 def test_a_choice_for_the_other_adapter_stays_behind(scored_run, release, tmp_path):
     run = shutil.copytree(scored_run, tmp_path / "run")
     choose_largest(run, "last")
-    bundle = release(tmp_path / "out", run=run)
+    bundle = release(tmp_path / "out", run=run, sample=None, sample_label=None)
     assert not (bundle / "models/postprocessing.json").exists()
 
 
