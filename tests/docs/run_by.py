@@ -53,8 +53,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "samtune predict": f"{RELEASE}verify.py::test_predict_takes_the_bundle_as_it_takes_the_run",
         "configs/inference.yaml": f"{BUNDLES}releases.py::test_monai_segments_its_sample",
         "samtune slice": f"{RELEASE}release.py::test_the_cards_command_makes_the_slices_again",
-        "training": f"{BUNDLES}sam_finetune.py"
-        "::test_training_as_a_command_from_the_repository",
+        "training": f"{BUNDLES}sam_finetune.py::test_training_as_a_command_from_the_repository",
         "methods/salt.yaml": f"{BUNDLES}methods.py::test_two_steps_of_training",
         "evaluate.yaml": f"{BUNDLES}sam_finetune.py::test_evaluation_scores_each_case_of_the_split",
         "samtune release": f"{RELEASE}release.py::test_command",
