@@ -8,11 +8,11 @@ there.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from samtune.preprocessing.scans import Given
 from samtune.preprocessing.slice_transforms import ToFramed
 from samtune.preprocessing.slicing import CaseGeometry, slices_view
 from samtune.training.averaging import AveragedSegmenter
@@ -44,11 +44,11 @@ class Cut:
     runs: list[TrainedRun]
     network: AdaptedSegmenter | AveragedSegmenter
 
-    def slices(self, path: Path, **options: Any) -> RawSlices:
+    def slices(self, scan: Given, **options: Any) -> RawSlices:
         """Those of a scan; options as for ``RawSlices``."""
         run = self.runs[0]
         return RawSlices(
-            path,
+            scan,
             intensity=run.intensity,
             axis=run.axis,
             slicing=run.slicing,

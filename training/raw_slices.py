@@ -1,7 +1,7 @@
 """Raw scans as a dataset of slices, through the intensity step and slicer of training."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_files import label_name
 from samtune.preprocessing.neighbours import check_distance, stacked_slice
 from samtune.preprocessing.prepare import prepare_case
-from samtune.preprocessing.scans import find_scans
+from samtune.preprocessing.scans import Given, find_scans
 from samtune.preprocessing.slice_settings import Slicing
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, read_grid, read_image
@@ -30,7 +30,8 @@ class RawSlices(Dataset[Item]):
     """All slices of some scans, scan after scan; one volume is in memory at a time.
 
     Args:
-        data: files, folders of them, or DICOM folders.
+        data: files, folders of them, or DICOM folders; or scans by name, see
+            :func:`samtune.preprocessing.scans.find_scans`.
         intensity: of the training data, see ``run.json``.
         axis: RAS axis that the training data was cut along; ``None``: the largest spacing's.
         transform: into the model's frame.
@@ -52,7 +53,7 @@ class RawSlices(Dataset[Item]):
 
     def __init__(
         self,
-        data: str | Path | Sequence[str | Path],
+        data: Given,
         *,
         intensity: Mapping[str, Any],
         axis: int | None,

@@ -1,5 +1,6 @@
 import pytest
 
+from samtune.preprocessing.pairing import pair_files
 from samtune.preprocessing.scans import find_scans
 
 
@@ -37,6 +38,26 @@ def test_a_folder_of_dicom_files_is_one_scan_by_suffix_or_by_content(touch, tmp_
     assert find_scans(tmp_path / "series") == {"series": tmp_path / "series"}
     assert find_scans(tmp_path / "bare") == {"bare": tmp_path / "bare"}
     assert find_scans(tmp_path / "series/1.dcm") == {"1": tmp_path / "series/1.dcm"}
+
+
+def test_a_tree_of_patients_and_series_is_a_scan_a_patient_as_for_slicing(touch, tmp_path):
+    touch("tree/p1/t2/1.dcm", "tree/p1/t2/2.dcm", "tree/p2/1.dcm", "tree/.cache/1.dcm")
+    touch("tree/p3/study/t1/IM1.dcm", "tree/notes.txt")
+    for name in ("tree/DICOMDIR", "tree/p4/IM0001"):  # without suffix, by content
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    found = find_scans(tmp_path / "tree")
+    assert found == {name: tmp_path / "tree" / name for name in ("p1", "p2", "p3", "p4")}
+    sliced = pair_files(tmp_path / "tree", None)
+    assert found == {case.case: case.image for case in sliced}
+    assert find_scans(tmp_path / "tree/p1") == {"t2": tmp_path / "tree/p1/t2"}
+
+
+def test_no_patient_of_a_tree_is_left_out_without_a_word(touch, tmp_path):
+    touch("tree/p1/t2/1.dcm", "tree/p2/t2/1.dcm", "tree/p2/t2/report.pdf")
+    with pytest.raises(ValueError, match=r"tree/p2' has DICOM files and others among them"):
+        find_scans(tmp_path / "tree")
+    assert find_scans(tmp_path / "tree/p2/t2") == {"t2": tmp_path / "tree/p2/t2"}
 
 
 def test_nothing_to_read_and_two_of_one_name_are_refused(touch, tmp_path):

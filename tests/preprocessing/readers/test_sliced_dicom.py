@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from samtune.cli import main
 from samtune.preprocessing.manifest import load_manifest
+from samtune.preprocessing.scans import find_scans
 from samtune.preprocessing.slice_file import read_slice_file
 from samtune.training.raw_slices import RawSlices
 
@@ -236,3 +237,26 @@ def test_files_of_other_kinds_are_named_by_the_hmac_of_their_names(tmp_path):
     manifest = load_manifest(tmp_path / "o")
     assert all(len(case) == 16 and int(case, 16) for case in manifest.cases)
     assert {record.image_name for record in manifest.cases.values()} == set(manifest.cases)
+
+
+def test_a_tree_of_visits_is_predicted_as_it_was_sliced(two_series, tmp_path):
+    """Names, slices and the label file's name; each visit by itself too, as predict opens it."""
+    assert run(tmp_path / "out", two_series, "--series", "T1") == 0
+    manifest, images = stored(tmp_path / "out")
+    settings = {
+        "intensity": manifest.settings["intensity"],
+        "axis": None,
+        "transform": lambda item: item,
+        "out": tmp_path / "pred",
+        "series": "T1",
+    }
+    scans = find_scans(two_series)
+    assert list(scans) == list(images) == ["visit_1", "visit_2"]
+    together = RawSlices(two_series, **settings)
+    assert [item["case"] for item in together] == sorted(4 * list(scans))
+    for case, path in scans.items():
+        alone = RawSlices({case: path}, **settings)
+        assert alone.output(case) == tmp_path / f"pred/{case}.nii.gz"
+        np.testing.assert_array_equal(np.stack([item["image"][0] for item in alone]), images[case])
+    with pytest.raises(ValueError, match=r"visit_1: found 2 DICOM series: .*--series"):
+        RawSlices(two_series, **{**settings, "series": None})
