@@ -17,6 +17,7 @@ from samtune.preprocessing.slicing import CaseGeometry
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.device import pick_device
 from samtune.training.ensemble import batch_keys, load_averaged
+from samtune.training.errors import quiet_end
 from samtune.training.features import PrepareSlices
 from samtune.training.folds import open_run_slices
 from samtune.training.handlers import Progress
@@ -73,14 +74,16 @@ def choose_postprocessing(
     )
     data = Dataset(slice_items(manifest, SPLIT), transform)
     stream = _Candidates(manifest, CandidateScores(task.classes))
-    SupervisedEvaluator(
+    evaluator = SupervisedEvaluator(
         device=target,
         val_data_loader=DataLoader(data, batch_size=batch_size),
         prepare_batch=PrepareSlices(keys=batch_keys(network)),
         network=network,
         postprocessing=ToClassMapd(task.class_values, task.paint),
         val_handlers=[Progress("validating", progress), stream],
-    ).run()
+    )
+    with quiet_end():
+        evaluator.run()
     return write_choice(trained, adapter, stream.scores)
 
 

@@ -1,13 +1,44 @@
 """One clear line at the end, in place of the chained traces of a config's components."""
 
+import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+
+from ignite.engine import Engine
 
 from samtune.training.distributed import let_the_first_speak, rank
 
 SHOW_ALL = "SAMTUNE_TRACEBACK"
+ENGINES = ("SliceTrainer", "SupervisedEvaluator")  # Ignite names its loggers by them
+
+
+class _EndOfEngine(logging.Filter):
+    """Drops Ignite's lines about an exception that ends an engine: who catches it says so."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is another one."""
+        return "run is terminating due to exception" not in str(record.msg)
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Run engines whose exceptions are told by the caller, once."""
+    dropped = _EndOfEngine()
+    for logger in _engine_loggers():
+        logger.addFilter(dropped)
+    try:
+        yield
+    finally:
+        for logger in _engine_loggers():
+            logger.removeFilter(dropped)
+
+
+def _engine_loggers() -> list[logging.Logger]:
+    return [logging.getLogger(f"{Engine.__module__}.{name}") for name in ENGINES]
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -30,6 +61,8 @@ def short_tracebacks() -> None:
     if os.environ.get(SHOW_ALL) or not program.endswith("monai/bundle/__main__.py"):
         return
     sys.excepthook = _hook
+    for logger in _engine_loggers():
+        logger.addFilter(_EndOfEngine())
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -71,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     """Cross-validate; prints the summary."""
     from samtune.evaluation.summary import format_summary
     from samtune.training.cross_validation import TABLE, CrossValidation
+    from samtune.training.errors import quiet_end
 
-    summary = CrossValidation(
+    validation = CrossValidation(
         args.dataset[0] if len(args.dataset) == 1 else list(args.dataset),
         args.out,
         folds=args.folds,
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
         configs=args.config,
         settings=_settings(args.settings),
         evaluation=_settings(args.evaluate),
-    ).run()
+    )
+    with quiet_end():
+        summary = validation.run()
     if summary is None:
         print("stopped before the end: the same command goes on")
         return 1

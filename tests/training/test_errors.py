@@ -1,11 +1,13 @@
 """What a user of ``python -m monai.bundle`` sees of an error."""
 
+import logging
 import sys
 from itertools import pairwise
 
 import pytest
+from ignite.engine import Engine
 
-from samtune.training.errors import root_cause, short_tracebacks
+from samtune.training.errors import ENGINES, quiet_end, root_cause, short_tracebacks
 
 
 def chain(*errors):
@@ -28,6 +30,8 @@ def test_an_error_with_a_reason_of_its_own_is_kept():
 @pytest.fixture
 def hook(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    for name in ENGINES:
+        monkeypatch.setattr(logging.getLogger(f"ignite.engine.engine.{name}"), "filters", [])
 
 
 def test_other_programs_keep_their_hook(hook, monkeypatch):
@@ -43,6 +47,37 @@ def test_the_bundle_command_ends_with_one_line(hook, monkeypatch, capsys):
     error.__cause__ = FileNotFoundError("'x.pth' does not exist")
     sys.excepthook(RuntimeError, error, None)
     assert capsys.readouterr().err.splitlines()[0] == "error: 'x.pth' does not exist"
+
+
+def test_ignite_does_not_say_it_before_the_command_does(hook, monkeypatch, caplog):
+    def step(engine, batch):
+        raise ValueError("scan 3 is damaged")
+
+    class SliceTrainer(Engine):
+        pass
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/monai/bundle/__main__.py", "run"])
+    short_tracebacks()
+    engine = SliceTrainer(step)
+    engine.logger.error("another error")
+    with pytest.raises(ValueError, match="scan 3"):
+        engine.run([0])
+    assert [record.message for record in caplog.records] == ["another error"]
+
+
+def test_an_engine_is_quiet_where_the_caller_tells_of_its_end(caplog):
+    def step(engine, batch):
+        raise ValueError("scan 3 is damaged")
+
+    class SliceTrainer(Engine):
+        pass
+
+    with pytest.raises(ValueError, match="scan 3"), quiet_end():
+        SliceTrainer(step).run([0])
+    assert caplog.records == []
+    with pytest.raises(ValueError, match="scan 3"):
+        SliceTrainer(step).run([0])
+    assert "terminating due to exception: scan 3" in caplog.text
 
 
 def test_unexpected_errors_keep_their_trace(hook, monkeypatch, capsys):
