@@ -31,7 +31,13 @@ def check_same_label_grid(pred: LabelFile, ref: LabelFile) -> None:
 
 
 def is_same_grid(pred: LabelFile, ref: LabelFile) -> bool:
-    """Same shape, and the same affine within 1e-3; of ``.npz``, spacing where both have it."""
+    """Same shape, and the same affine within 1e-3; of ``.npz``, spacing where both have it.
+
+    A picture without a pixel size is on the grid of any picture of its shape.
+    """
+    is_flat = pred.array.ndim == 2
+    if is_flat and (pred.spacing is None or ref.spacing is None):
+        return pred.array.shape == ref.array.shape
     if {pred.path.suffix.lower(), ref.path.suffix.lower()} == {ARRAY_SUFFIX}:
         is_same = pred.array.shape == ref.array.shape
         if pred.spacing is None or ref.spacing is None:

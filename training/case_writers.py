@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,13 @@ from samtune.evaluation.surface_scores import DEFAULT_DEFINITION, Definition, ch
 from samtune.evaluation.table import Unit
 from samtune.preprocessing.label_files import is_picture, write_label_file
 from samtune.preprocessing.manifest import CaseRecord, Manifest
-from samtune.preprocessing.probability_files import write_probabilities
+from samtune.preprocessing.probability_files import PROBABILITY_FORMATS, write_probabilities
 from samtune.preprocessing.slicing import CaseGeometry
 from samtune.preprocessing.volumes import Grid, write_label
 from samtune.training.case_stream import Array, CaseStream, assemble, reference_volume
 from samtune.training.postprocess import Postprocessing
-from samtune.training.prediction_record import RECORD_FILE
-from samtune.training.quality import QualityRow, quality_row
+from samtune.training.prediction_record import RECORD_FILE, drop_companions
+from samtune.training.quality import QC_FILE, STATISTICS_FILE, QualityRow, quality_row
 from samtune.training.raw_slices import RawSlices
 from samtune.training.reading import CONFIDENCE, LABEL, PROBABILITIES
 from samtune.training.task import Task
@@ -52,8 +53,9 @@ class CaseMetricsWriter(CaseStream):
         patients: whose cases the summary's intervals draw together: case -> patient, or a table
             or manifest with them; None: what the slices were made with.
         protocol: what stands in the companion file about how the masks came about.
-        pred_dir: where to write the predictions as label files too; of overlapping class masks the
-            later class is kept there, the scores are those of the masks.
+        pred_dir: where to write the predictions as label files too, ``CASE.nii.gz``, or
+            ``CASE.png`` if all cases are single pictures; of overlapping class masks the later
+            class is kept there, the scores are those of the masks.
         postprocess: what class maps go through before they are scored and written.
     """
 
@@ -88,8 +90,10 @@ class CaseMetricsWriter(CaseStream):
         for value in set(self.ignored.values()):
             check_ignored(value, self.regions)
         self.patients = _patients(manifest, self.cases, patients)
-        pictures = [_is_unsized(manifest.cases[case]) for case in self.cases]
-        self.unit: Unit = "px" if pictures and all(pictures) else "mm"
+        unsized = [_is_unsized(manifest.cases[case]) for case in self.cases]
+        self.unit: Unit = "px" if unsized and all(unsized) else "mm"
+        # a folder with one volume counts as one of volumes: all or none
+        self._as_pictures = all(_flat_axis(manifest.cases[case]) is not None for case in self.cases)
         self.out = Path(out)
         self.tolerances_mm = as_tolerances(tolerances_mm)
         self.protocol = {"split": split, "num_cases": len(self.cases), **(protocol or {})}
@@ -168,9 +172,16 @@ class CaseMetricsWriter(CaseStream):
         return [region_mask(pred, region) for region in self.regions]
 
     def _write_prediction(self, case: str, pred: Array) -> None:
-        if self.pred_dir is not None:
-            geometry = self.manifest.cases[case].geometry
-            write_label(self.pred_dir / f"{case}.nii.gz", pred, like=grid_of(geometry))
+        if self.pred_dir is None:
+            return
+        grid = grid_of(self.manifest.cases[case].geometry)
+        volume = self.pred_dir / f"{case}.nii.gz"
+        if not self._as_pictures:
+            write_label(volume, pred, like=grid)
+            return
+        picture = self.pred_dir / f"{case}.png"
+        write_label_file(picture, pred, like=replace(grid, path=picture))
+        volume.unlink(missing_ok=True)  # of an earlier version; it would be taken for the case
 
     def ended(self, engine: Engine) -> None:
         """Score what was never seen, sort the table, write the summary."""
@@ -259,9 +270,9 @@ class CaseLabelWriter(CaseStream):
         self.rows: list[QualityRow] = []
 
     def started(self, engine: Engine) -> None:
-        """Drop the record of a folder's earlier predictions where none is kept of these."""
+        """Drop the tables of a folder's earlier predictions where none are kept of these."""
         if self.classes is None:
-            (self.sources.out / RECORD_FILE).unlink(missing_ok=True)
+            drop_companions(self.sources.out, RECORD_FILE, QC_FILE, STATISTICS_FILE)
 
     def geometry(self, case: str) -> CaseGeometry:
         """How the case is cut."""
@@ -286,6 +297,8 @@ class CaseLabelWriter(CaseStream):
     ) -> None:
         """Write the files of a case; the label last, so that where it is, all is.
 
+        Probabilities of an earlier prediction of the case are removed.
+
         Args:
             case: its name.
             label, confidence: ``i j k`` on its grid.
@@ -295,6 +308,8 @@ class CaseLabelWriter(CaseStream):
         if self.postprocess is not None:
             label = self.postprocess(label, grid.spacing)
         path.parent.mkdir(parents=True, exist_ok=True)
+        for file_format in PROBABILITY_FORMATS:  # of another mask than the one to come
+            probabilities_path(path, case, file_format).unlink(missing_ok=True)
         if self.probabilities is not None and probabilities is not None:
             write_probabilities(
                 probabilities_path(path, case, self.probabilities),

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from samtune.evaluation.label_files import find_labels
 from samtune.evaluation.overlay import OverlayRow, overlay_grid
 from samtune.preprocessing.contact_sheet import upright
 from samtune.preprocessing.manifest import Manifest, SliceRecord
 from samtune.preprocessing.slice_file import read_slice_file
 from samtune.preprocessing.slicing import volume_to_slices
-from samtune.preprocessing.volumes import AFFINE_TOLERANCE, Array, find_volumes, read_label
+from samtune.preprocessing.volumes import AFFINE_TOLERANCE, Array, read_label
 
 SLICE_RULE = "of each case, the slice with the most labelled pixels, the first of equal ones"
 
@@ -29,7 +30,8 @@ def draw_comparison_grid(
 
     Args:
         manifest: slices of the cases, labelled.
-        preds: method -> folder of its label volumes, ``CASE.nii.gz`` on the case's own grid.
+        preds: method -> folder of its label files, ``CASE.nii.gz`` or, of pictures, ``CASE.png``,
+            on the case's own grid.
         cases: row title (``worst``) -> case.
         out: file, ``.png``.
         scores: method -> case -> Dice for the column titles; None: titles without a number.
@@ -46,7 +48,7 @@ def draw_comparison_grid(
     """
     out = Path(out)
     check_cases(manifest, cases.values())
-    volumes = {method: find_volumes(Path(folder)) for method, folder in preds.items()}
+    volumes = {method: find_labels(Path(folder)) for method, folder in preds.items()}
     rows: list[OverlayRow] = []
     for place, case in cases.items():
         record = largest_slice(manifest, case)
@@ -99,8 +101,9 @@ def largest_slice(manifest: Manifest, case: str) -> SliceRecord:
 def _prediction(manifest: Manifest, case: str, path: Path, index: int) -> Array:
     geometry = manifest.cases[case].geometry
     volume = read_label(path)
-    same = volume.shape == geometry.shape and np.allclose(
-        volume.affine, geometry.affine, rtol=0, atol=AFFINE_TOLERANCE
+    same = volume.shape == geometry.shape and (
+        not volume.has_spacing  # of a picture
+        or np.allclose(volume.affine, geometry.affine, rtol=0, atol=AFFINE_TOLERANCE)
     )
     if not same:
         raise ValueError(

@@ -12,6 +12,12 @@ RECORD_FILE = "predictions.json"
 FORMAT_VERSION = 1
 
 
+def drop_companions(folder: Path, *names: str) -> None:
+    """Remove tables of earlier predictions, which are not of those that are made now."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 class PredictionRecord:
     """The companion of a folder of predictions, written again after each case.
 

@@ -14,6 +14,7 @@ from samtune.atomic import write_atomically
 from samtune.evaluation.table import format_csv
 
 Array = npt.NDArray[Any]
+QC_FILE, STATISTICS_FILE = "qc.csv", "statistics.csv"
 MM3_PER_ML = 1000.0
 OK, FAILED = "ok", "failed"
 # of each class; the column is NAME_KEY

@@ -15,8 +15,12 @@ from scipy.ndimage import gaussian_filter
 
 from samtune.cli import main
 from samtune.networks import ARCHITECTURES, build_sam
+from samtune.peft.adapter_file import save_adapter
 from samtune.preprocessing.manifest import load_manifest
 from samtune.preprocessing.volumes import read_grid, read_label
+from samtune.training.comparison_grid import draw_comparison_grid
+from samtune.training.report import CasePictures
+from samtune.training.run_folder import load_run
 from tests.tiny_encoders import SMALL_TINY_VIT
 
 CHILDREN = {"01": "train", "02": "val", "03": "test"}
@@ -160,6 +164,26 @@ def tiny_weights(monkeypatch, tmp_path) -> Path:
     return path
 
 
+def few_steps(run_bundle, slices: Path, weights: Path, runs: Path) -> Path:
+    """Train a run for an epoch."""
+    run_bundle(
+        "train",
+        "training",
+        arch="tiny",
+        checkpoint=str(weights),
+        normalization="medsam",
+        dataset_dir=str(slices),
+        runs_dir=str(runs),
+        run_name="few_steps",
+        epochs=1,
+        batch_size=2,
+        views=2,
+        rank=2,
+        device="cpu",
+    )
+    return runs / "few_steps"
+
+
 @pytest.mark.parametrize("make", [chase_as_salt, oct_folder, tiff_stacks])
 def test_predictions_have_the_shape_of_raw_images(
     make: Callable[..., Dataset],
@@ -179,24 +203,9 @@ def test_predictions_have_the_shape_of_raw_images(
     if data.split:
         assert {case: one.split for case, one in manifest.cases.items()} == data.split
     assert any(record.labels for record in manifest.select("train"))
-    run_bundle(
-        "train",
-        "training",
-        arch="tiny",
-        checkpoint=str(tiny_weights),
-        normalization="medsam",
-        dataset_dir=str(slices),
-        runs_dir=str(tmp_path / "runs"),
-        run_name="few_steps",
-        epochs=1,
-        batch_size=2,
-        views=2,
-        rank=2,
-        device="cpu",
-    )
+    run = str(few_steps(run_bundle, slices, tiny_weights, tmp_path / "runs"))
     capsys.readouterr()
     out = tmp_path / "pred"
-    run = str(tmp_path / "runs/few_steps")
     assert main(["predict", run, str(data.scan), "-o", str(out), "--device", "cpu", "-q"]) == 0
     assert capsys.readouterr().out == f"{out / data.written}\n"
     label, scan = read_label(out / data.written), read_grid(data.scan)
@@ -205,3 +214,52 @@ def test_predictions_have_the_shape_of_raw_images(
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-6)
     if scan.has_spacing:
         assert label.spacing == scan.spacing == (PIXEL_MM, PIXEL_MM, PAGE_MM)
+
+
+def test_samtune_evaluate_scores_the_bundles_pictures_as_the_bundle_does(
+    rng: np.random.Generator, tiny_weights: Path, run_bundle, loud, tmp_path
+):
+    """JPEG images with PNG labels: evaluate.yaml and inference.yaml write what is scored again."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        label = np.zeros((24, 32), np.uint8)
+        top, left = rng.integers(2, 10, 2)
+        label[top : top + 10, left : left + 14] = 1
+        Image.fromarray(label).save(tmp_path / f"labels/case_{number}.png")
+        noisy = (label * 150 + rng.integers(20, 60, label.shape)).astype(np.uint8)
+        Image.fromarray(noisy).save(tmp_path / f"images/case_{number}.jpg")
+    slices, images = tmp_path / "slices", tmp_path / "images"
+    options = ["--labels", str(tmp_path / "labels"), "--modality", "oct", "--class-names", "1:spot"]
+    options += ["--split-counts", "1", "1", "2", "--workers", "1", "-q"]
+    assert main(["slice", str(images), *options, "-o", str(slices)]) == 0
+    run = few_steps(run_bundle, slices, tiny_weights, tmp_path / "runs")
+    network = load_run(run).network()
+    loud(network, slices)
+    save_adapter(run / "adapter_best.safetensors", network, peft=network.peft)
+    run_bundle("evaluate", run_dir=str(run), device="cpu", tolerance_mm=[2.0])
+    bundle = list(csv.DictReader((run / "metrics_test.csv").read_text().splitlines()))
+    assert len(bundle) == 2
+    assert all(0 < float(row["dice"]) < 1 for row in bundle)
+    cases = sorted(row["case"] for row in bundle)
+    written = sorted(path.name for path in (run / "predictions_test").iterdir())
+    assert written == [f"{case}.png" for case in cases]
+    predictions = {case: run / f"predictions_test/{case}.png" for case in cases}
+    pictures = CasePictures(load_manifest(slices), predictions)  # of the report
+    with Image.open(predictions[cases[0]]) as label:
+        np.testing.assert_array_equal(pictures(cases[0]).prediction[0], np.asarray(label))
+    folders = {"run": run / "predictions_test"}
+    grid = draw_comparison_grid(
+        load_manifest(slices), folders, {"worst": cases[0]}, tmp_path / "grid.png"
+    )
+    assert grid == [tmp_path / "grid.png"]
+    scans = [str(images / f"{case}.jpg") for case in cases]
+    new = tmp_path / "new"
+    run_bundle("inference", run_dir=str(run), images=scans, output_dir=str(new), device="cpu")
+    assert sorted(path.name for path in new.iterdir()) == written
+    for folder in (run / "predictions_test", new):
+        table = tmp_path / f"{folder.name}.csv"
+        options = ["--ref", str(tmp_path / "labels"), "--slices", str(slices)]
+        options += ["--labels", "1:spot", "--tolerance-mm", "2", "-q"]
+        assert main(["evaluate", "--pred", str(folder), *options, "-o", str(table)]) == 0
+        assert list(csv.DictReader(table.read_text().splitlines())) == bundle

@@ -6,9 +6,11 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from samtune.evaluation.bootstrap import mean_interval
 from samtune.evaluation.evaluate_folders import evaluate_folders
+from samtune.evaluation.regions import Region
 from samtune.evaluation.table import read_metrics
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.volumes import read_grid
@@ -297,3 +299,38 @@ def test_a_single_picture_is_scored_in_two_dimensions_and_pixels(slice_labels, s
     assert row["hd95_px"] == "1.0"
     assert float(row["nsd_0px"]) == pytest.approx(0.5)  # with two sides to the slice: 0.781
     assert math.isnan(float(row["volume_ref_ml"]))
+
+
+def test_predictions_of_pictures_are_pictures_that_samtune_evaluate_takes(
+    slice_labels, stream, tmp_path
+):
+    """PNG references of the same names: the same rows as the bundle's table."""
+    rng = np.random.default_rng(0)
+    labels = {case: (rng.random((6, 9, 1)) < 0.5).astype(np.uint8) for case in "ab"}
+    manifest = slice_labels(labels, orientations=("RAS",))
+    (tmp_path / "ref").mkdir()
+    (tmp_path / "pred").mkdir()
+    for case, record in manifest.cases.items():
+        unsized = replace(record.geometry, spacing=(1.0, 1.0, 1.0), affine=np.eye(4))
+        manifest.cases[case] = replace(record, image_name=f"{case}.jpg", geometry=unsized)
+        Image.fromarray(labels[case][:, :, 0]).save(tmp_path / f"ref/{case}.png")
+        # left by a version that wrote volumes
+        nib.save(nib.Nifti1Image(labels[case], np.eye(4)), tmp_path / f"pred/{case}.nii.gz")
+    preds = {case: np.roll(label[:, :, 0], 1, axis=1) for case, label in labels.items()}
+    out = tmp_path / "m.csv"
+    writer = CaseMetricsWriter(
+        manifest, "test", make_task({1: "x"}), out, pred_dir=tmp_path / "pred"
+    )
+    engine = stream([(case, 0, pred.astype(np.int64)) for case, pred in preds.items()])
+    writer.attach(engine)
+    engine.run(engine.batches)
+    assert sorted(path.name for path in (tmp_path / "pred").iterdir()) == ["a.png", "b.png"]
+    for case, pred in preds.items():
+        with Image.open(tmp_path / f"pred/{case}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), pred)
+    report = evaluate_folders(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "e.csv", regions=[Region("x", (1,))]
+    )
+    assert report.is_complete
+    assert (tmp_path / "e.csv").read_text() == out.read_text()
+    assert 0 < report.rows[0].dice < 1
