@@ -21,15 +21,22 @@ from samtune.training.case_stream import CaseStream
 from samtune.training.case_writers import CaseLabelWriter, probabilities_path
 from samtune.training.device import pick_device
 from samtune.training.ensemble import adapter_hashes, batch_keys, load_averaged, open_runs
+from samtune.training.errors import quiet_end
 from samtune.training.features import PrepareSlices
 from samtune.training.planes import AddedProbabilities, Cut, cut_alike
 from samtune.training.postprocess import load_postprocessing
-from samtune.training.prediction_record import PredictionRecord
-from samtune.training.quality import FAILED, OK, QualityRow, QualityTable, write_statistics
+from samtune.training.prediction_record import PredictionRecord, drop_companions
+from samtune.training.quality import (
+    FAILED,
+    OK,
+    QC_FILE,
+    STATISTICS_FILE,
+    QualityRow,
+    QualityTable,
+    write_statistics,
+)
 from samtune.training.raw_slices import OverwritesScanError, RawSlices
 from samtune.training.reading import ReadSlicesd
-
-QC_FILE, STATISTICS_FILE = "qc.csv", "statistics.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +78,9 @@ def predict(
 ) -> list[Path]:
     """Segment scans; each label file has its scan's name, shape, affine and header codes.
 
-    Beside them ``qc.csv`` has a row a scan and ``predictions.json`` what they were made with.
+    Beside them ``qc.csv`` has a row a scan and ``predictions.json`` what they were made with. What
+    an earlier call left there and this one makes untrue is removed: ``statistics.csv``, and the
+    probabilities of the scans that are predicted anew.
 
     Args:
         run: folder of a training run, or of the folds of a cross-validation.
@@ -143,6 +152,7 @@ def predict(
     # at once: what lay there before is of other predictions
     table.write()
     record.write()
+    drop_companions(Path(out), STATISTICS_FILE)
     reader = ReadSlicesd(
         trained.task.class_values,
         trained.task.paint,
@@ -204,7 +214,7 @@ def _open_scans(
     inputs = {path.resolve(): path for path in scans.values()}
     for case, path in scans.items():
         try:
-            parts = [cut.slices(path, **options) for cut in cuts]
+            parts = [cut.slices({case: path}, **options) for cut in cuts]
         except OverwritesScanError:
             raise
         except (ValueError, OSError) as error:
@@ -280,4 +290,5 @@ def _run(
     evaluator.add_event_handler(
         Events.ITERATION_COMPLETED, lambda engine: advance(len(engine.state.batch))
     )
-    evaluator.run()
+    with quiet_end():
+        evaluator.run()

@@ -1,7 +1,8 @@
 """Segment slices of raw scans by boxes and points, with a trained run or the untouched model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,19 @@ from samtune.networks import SamSegmenter, build_sam
 from samtune.preprocessing.intensity import Intensity
 from samtune.preprocessing.label_files import is_picture
 from samtune.preprocessing.model_frame import box_to_frame, logits_to_slice, points_to_frame
-from samtune.preprocessing.scans import find_scans
+from samtune.preprocessing.scans import Given, find_scans
 from samtune.preprocessing.slice_transforms import ToFramed
 from samtune.preprocessing.voxel_prompts import VoxelPlane, VoxelPrompt
 from samtune.training.case_stream import Array
 from samtune.training.case_writers import CaseLabelWriter
 from samtune.training.device import pick_device
-from samtune.training.prediction_record import RECORD_FILE
-from samtune.training.quality import QualityTable
+from samtune.training.prediction_record import RECORD_FILE, drop_companions
+from samtune.training.quality import QC_FILE, STATISTICS_FILE, QualityTable
 from samtune.training.raw_slices import RawSlices
 from samtune.training.reading import ReadSlicesd
 from samtune.training.run_folder import load_run
 
 NO_OBJECT = -1e4  # logit of a class that nothing was prompted for
-QC_FILE = "qc.csv"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PromptedModel:
     neighbours: int = 0
     classes: dict[int, str] | None = None
 
-    def open(self, image: str | Path, out: str | Path, file_format: str | None = None) -> RawSlices:
+    def open(self, image: Given, out: str | Path, file_format: str | None = None) -> RawSlices:
         """The slices of a scan.
 
         Raises:
@@ -127,7 +127,7 @@ class ScanPrompter:
     def __init__(
         self,
         model: PromptedModel,
-        image: str | Path,
+        image: Given,
         out: str | Path = "predictions",
         file_format: str | None = None,
     ) -> None:
@@ -139,7 +139,7 @@ class ScanPrompter:
         ((self.case, path),) = self.source.paths.items()
         self.geometry = self.source.geometry(self.case)
         if self.geometry.num_tiles > 1:
-            msg = f"'{image}' is cut into tiles, which prompts can't be given for"
+            msg = f"'{path}' is cut into tiles, which prompts can't be given for"
             raise ValueError(msg)
         self.plane = VoxelPlane(self.geometry, is_picture=is_picture(path))
         network = model.network
@@ -241,7 +241,7 @@ class ScanPrompter:
 
 def predict_prompted(
     model: PromptedModel,
-    images: str | Path | Sequence[str | Path],
+    images: Given,
     prompts: Mapping[str, Sequence[VoxelPrompt]] | Sequence[VoxelPrompt],
     out: str | Path,
     *,
@@ -262,8 +262,8 @@ def predict_prompted(
         The files written.
 
     Raises:
-        FileNotFoundError, ValueError: a scan is unreadable, has no prompts, or a prompt is not
-            within it.
+        FileNotFoundError, ValueError: a scan is unreadable, has no prompts, a prompt is not
+            within it, or prompts are of no scan.
     """
     scans = find_scans(images)
     if not isinstance(prompts, Mapping):
@@ -271,20 +271,19 @@ def predict_prompted(
             msg = f"one list of prompts is of one scan, got {len(scans)}"
             raise ValueError(msg)
         prompts = dict.fromkeys(scans, prompts)
-    lacking = sorted(set(scans) - set(prompts))
-    if lacking:
-        msg = f"no prompts for scan '{lacking[0]}'; there are some for: {', '.join(prompts)}"
-        raise ValueError(msg)
+    _check_names(prompts, scans)
     named = model.classes or {
         value: f"class_{value}"
         for value in sorted({prompt.value for case in scans for prompt in prompts[case]})
     }
-    prompters = {case: ScanPrompter(model, path, out, file_format) for case, path in scans.items()}
+    prompters = {
+        case: ScanPrompter(model, {case: path}, out, file_format) for case, path in scans.items()
+    }
     for case, prompter in prompters.items():  # all, before anything is written
         prompter.check(prompts[case])
     table = QualityTable(Path(out) / QC_FILE, list(named.values()))
     # of predictions without prompts, which a resumed command would take these for
-    (Path(out) / RECORD_FILE).unlink(missing_ok=True)
+    drop_companions(Path(out), RECORD_FILE, STATISTICS_FILE)
     written: list[Path] = []
     for case, prompter in prompters.items():
         records = prompter.records(prompts[case], list(named))
@@ -298,3 +297,22 @@ def predict_prompted(
                 file = Path(out) / f"{case}_slice_{slice_index:03d}.png"
                 written.append(prompter.overlay(file, slice_index, prompter.plane.view(label)))
     return written
+
+
+def _check_names(prompts: Iterable[str], scans: Iterable[str]) -> None:
+    """Refuse prompts of no scan and scans without prompts; names all of them."""
+    given, known = list(prompts), list(scans)
+    unknown = [case for case in given if case not in known]
+    lacking = [case for case in known if case not in given]
+    if unknown:
+        listed = ", ".join(_with_nearest(case, known) for case in unknown)
+        msg = f"prompts of no scan: {listed}; the scans are: {', '.join(known)}"
+        raise ValueError(msg)
+    if lacking:
+        msg = f"no prompts for scans: {', '.join(lacking)}; there are some for: {', '.join(given)}"
+        raise ValueError(msg)
+
+
+def _with_nearest(case: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(case, known, n=1)
+    return f"'{case}'" + (f" (nearest: '{nearest[0]}')" if nearest else "")

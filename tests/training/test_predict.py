@@ -171,7 +171,7 @@ def test_a_folder_of_folds_is_their_ensemble(loud_run, other_run, averaged, scan
 
 
 def test_one_bad_scan_does_not_end_the_others_and_resuming_does_the_rest(
-    loud_run, written, scans, tmp_path, monkeypatch
+    loud_run, written, scans, tmp_path, caplog
 ):
     folder = tmp_path / "scans"
     folder.mkdir()
@@ -184,6 +184,7 @@ def test_one_bad_scan_does_not_end_the_others_and_resuming_does_the_rest(
     out = tmp_path / "out"
     with pytest.raises(FailedScansError, match=r"2 of 4 .*: case_2: .*; case_4: ") as info:
         predict(loud_run, folder, out, device="cpu")
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == []  # said once
     assert [path.name for path in info.value.written] == ["case_1.nii.gz", "case_3.nii.gz"]
     for one, other in zip(info.value.written, written, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -208,6 +209,34 @@ def test_one_bad_scan_does_not_end_the_others_and_resuming_does_the_rest(
 
     with pytest.raises(FileExistsError, match="flips was 'none', now 'h'"):
         predict(loud_run, folder, out, device="cpu", resume=True, flips="h")
+
+
+def test_what_an_earlier_call_wrote_of_other_masks_is_gone(loud_run, scans, tmp_path):
+    options = {"device": "cpu", "progress": False}
+    predict(loud_run, scans, tmp_path, probabilities="npz", statistics=True, **options)
+    assert sorted(path.name for path in (tmp_path / "probabilities").iterdir()) == [
+        "case_1.npz",
+        "case_3.npz",
+    ]
+    assert (tmp_path / "statistics.csv").is_file()
+    predict(loud_run, scans[0], tmp_path, probabilities="nii.gz", flips="h", **options)
+    # case_3's label is still the one that its probabilities are of
+    assert sorted(path.name for path in (tmp_path / "probabilities").iterdir()) == [
+        "case_1.nii.gz",
+        "case_3.npz",
+    ]
+    assert not (tmp_path / "statistics.csv").exists()
+    predict(loud_run, scans, tmp_path, **options)
+    assert list((tmp_path / "probabilities").iterdir()) == []
+
+
+def test_statistics_of_a_resumed_call_are_of_all_its_scans(loud_run, scans, tmp_path):
+    options = {"device": "cpu", "progress": False, "resume": True}
+    predict(loud_run, scans[0], tmp_path, statistics=True, **options)
+    predict(loud_run, scans, tmp_path, **options)  # they would lack the second scan
+    assert not (tmp_path / "statistics.csv").exists()
+    predict(loud_run, scans, tmp_path, statistics=True, **options)
+    assert {row["case"] for row in rows(tmp_path / "statistics.csv")} == {"case_1", "case_3"}
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(loud_run, scans, tmp_path):

@@ -116,10 +116,12 @@ def test_classes_are_joined_and_compete_in_the_label_file(model, scan, tmp_path,
 
 
 def test_a_resumed_command_does_not_take_the_file_for_its_own(model, scan, tmp_path, loud_run):
-    (file,) = predict(loud_run, scan, tmp_path)
+    (file,) = predict(loud_run, scan, tmp_path, statistics=True, probabilities="npz")
     before = file.read_bytes()
     predict_prompted(model, scan, [VoxelPrompt(1, 1, (2.0, 2.0, 12.0, 12.0))], tmp_path)
     assert file.read_bytes() != before
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["case_2.nii.gz", "qc.csv"]  # the others were of the labels before
     predict(loud_run, scan, tmp_path, resume=True)
     assert file.read_bytes() == before
 
@@ -155,8 +157,14 @@ def test_what_is_wrong_is_said_before_anything_is_written(model, scan, tmp_path,
     prompts = {"case_2": [VoxelPrompt(0, 1, box), VoxelPrompt(9, 1, box)]}
     with pytest.raises(ValueError, match=r"scan 'case_2', prompt 2: slice 9 is not in 0 to 2"):
         predict_prompted(model, scan, prompts, out)
-    with pytest.raises(ValueError, match="no prompts for scan 'case_2'; there are some for: b"):
-        predict_prompted(model, scan, {"b": []}, out)
+    one = [VoxelPrompt(0, 1, box)]
+    given = {f"case_{number}": one for number in range(2, 6)}
+    with pytest.raises(ValueError, match="no prompts for scans: case_0, case_1; there are some"):
+        predict_prompted(model, tiny_volumes / "images", given, out)
+    with pytest.raises(ValueError, match=r"of no scan: 'case-2' \(nearest: 'case_2'\), 'b'; the "):
+        predict_prompted(model, scan, {"case-2": one, "b": one}, out)
+    with pytest.raises(ValueError, match=r"of no scan: 'case_7' .*; the scans are: case_2$"):
+        predict_prompted(model, scan, {"case_2": one, "case_7": one}, out)
     with pytest.raises(ValueError, match="one list of prompts is of one scan, got 6"):
         predict_prompted(model, tiny_volumes / "images", [VoxelPrompt(0, 1, box)], out)
     tiled = PromptedModel(model.network, model.intensity, slicing={"tile_size": 8})
