@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from samtune.commands.run_options import add_weights_options
+
 DESCRIPTION = "export.json"
 PARTS = {
     "model": ("model",),
@@ -41,15 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-input", action="store_true", help="the decoder takes a mask to start from too"
     )
-    parser.add_argument(
-        "--adapter",
-        choices=("best", "last"),
-        default="best",
-        help="which epoch's weights (default: best on validation)",
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, help="base weights (default: those it was trained with)"
-    )
+    add_weights_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samtune.commands.run_options import (
+    BATCH_SIZE,
+    add_device_options,
+    add_flips_option,
+    add_weights_options,
+)
+
 if TYPE_CHECKING:
     from samtune.preprocessing.voxel_prompts import VoxelPrompt
 
@@ -13,6 +20,7 @@ HELP = "segment raw scans with a trained run"
 UNPROMPTED = (
     *("ensemble", "flips", "probabilities", "statistics", "resume", "no_postprocess"),
     *("frame", "series"),  # not read there yet
+    "batch_size",  # a slice at a time, with all of its prompts
 )
 
 
@@ -35,19 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="folder of the label files, named like scans"
     )
-    parser.add_argument(
-        "--adapter",
-        choices=("best", "last"),
-        default="best",
-        help="which epoch's weights (default: best on validation)",
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, help="base weights (default: those it was trained with)"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (default: auto)"
-    )
-    parser.add_argument("--batch-size", type=int, default=4, help="slices at a time (default: 4)")
+    add_weights_options(parser)
+    add_device_options(parser)
     parser.add_argument(
         "--format",
         choices=("nii.gz", "nii", "nrrd", "mha", "png"),
@@ -61,11 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of DICOM folders with several: description, number or SeriesInstanceUID",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     _add_averaging(parser.add_argument_group("mean of several predictions"))
     _add_outputs(parser.add_argument_group("what is written"))
     _add_prompts(parser.add_argument_group("prompts, in voxels of the scan"))
-    parser.set_defaults(usage_error=parser.error)
+    # batch_size: prompts need to know whether it was given
+    parser.set_defaults(usage_error=parser.error, batch_size=None)
 
 
 def _add_averaging(group: argparse._ArgumentGroup) -> None:
@@ -76,12 +73,9 @@ def _add_averaging(group: argparse._ArgumentGroup) -> None:
         metavar="RUN",
         help="further runs, along other axes too; they stand last",
     )
-    group.add_argument(
-        "--flips",
-        choices=("none", "h", "v", "hv"),
-        default="none",
-        help="flipped slices too: left-right, up-down or both; 2, 2 or 4 times the work "
-        "(default: none)",
+    add_flips_option(
+        group,
+        "flipped slices too: left-right, up-down or both; 2, 2 or 4 times the work (default: none)",
     )
 
 
@@ -180,7 +174,7 @@ def _automatic(args: argparse.Namespace) -> list[Path]:
             adapter=args.adapter,
             checkpoint=args.checkpoint,
             device=args.device,
-            batch_size=args.batch_size,
+            batch_size=BATCH_SIZE if args.batch_size is None else args.batch_size,
             file_format=args.format,
             frame=args.frame,
             series=args.series,

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from samtune.commands.run_options import add_adapter_option
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments."""
@@ -27,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-label", type=Path, metavar="LABEL", help="its reference label")
     parser.add_argument("--title", help="name to show (default: NAME with blanks)")
     parser.add_argument("--authors", default="The samtune authors", help="default: %(default)s")
-    parser.add_argument(
-        "--adapter",
-        choices=("best", "last"),
-        default="best",
-        help="which epoch's weights (default: best on validation)",
-    )
+    add_adapter_option(parser)
     parser.add_argument(
         "--slices",
         type=Path,

@@ -86,6 +86,8 @@ def test_every_option_arrives(asked):
         ["r", "s", "-o", "p", "--box", "1,2,3,4", "--flips", "h"],
         ["r", "s", "-o", "p", "--box", "1,2,3,4", "--box", "1,2,3,4", "--point", "1,2,1"],
         ["r", "s", "-o", "p", "--box", "1,2,3,4", "--prompts", "p.json"],
+        ["r", "s", "-o", "p", "--box", "1,2,3,4", "--batch-size", "4"],
+        ["r", "s", "-o", "p", "--prompts", "p.json", "--batch-size", "2"],
         ["r", "s", "-o", "p", "--modality", "mr"],
         ["r", "s", "-o", "p", "--class", "1"],
         ["s", "-o", "p", "--base", "lite_medsam", "--modality", "mr"],
