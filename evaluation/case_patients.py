@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,44 @@ def patients_of(
     if missing:
         raise ValueError(f"{source}: no patient for case(s) {', '.join(missing)}")
     return tuple(patients[case] for case in cases)
+
+
+def patients_of_companions(
+    companions: Mapping[Path, Mapping[str, Any]], cases: Iterable[str]
+) -> tuple[Path, tuple[str, ...]] | None:
+    """The patient of each case, as the companions of tables of these cases say.
+
+    Args:
+        companions: table to the JSON beside it, empty where there is none.
+        cases: of all the tables.
+
+    Returns:
+        The first table that knows patients, and these; ``None``: none does.
+
+    Raises:
+        ValueError: a companion lacks a case, or two join cases otherwise.
+    """
+    cases = list(cases)
+    found: tuple[Path, tuple[str, ...]] | None = None
+    for path, companion in companions.items():
+        named = companion.get("patients")
+        if not isinstance(named, dict) or not named:
+            continue
+        patients = patients_of(cases, {c: str(p) for c, p in named.items()}, path)
+        if found is None:
+            found = path, patients
+        elif _joined(patients) != _joined(found[1]):  # the names may be others
+            raise ValueError(
+                f"{path}: its JSON joins cases to other patients than that of {found[0]}; say "
+                "which is right with --patients"
+            )
+    return found
+
+
+def _joined(patients: Sequence[str]) -> list[int]:
+    """For each case the first one of its patient."""
+    first: dict[str, int] = {}
+    return [first.setdefault(patient, number) for number, patient in enumerate(patients)]
 
 
 def _of_table(text: str, path: Path) -> dict[str, str]:

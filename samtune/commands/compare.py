@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="table case,patient or a manifest: cases of one patient are resampled together and "
-        "tested as one (default: each case is its own patient)",
+        "tested as one (default: what the tables' JSON says, else each case is its own patient)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the resampling (default: 0)"
@@ -84,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_name_and_folder,
         metavar="NAME=DIR",
-        help="folder of a method's label volumes, CASE.nii.gz, for the grid; repeat for several",
+        help="folder of a method's label files, CASE.nii.gz or CASE.png, for the grid; repeat for "
+        "several",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite a comparison that is in DIR"
@@ -97,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write and draw; 0 if all went well."""
-    from samtune.evaluation.case_patients import patients_of, read_patients
     from samtune.evaluation.comparison import ComparisonSettings, compare_tables
     from samtune.evaluation.comparison_files import (
         COMPANION,
@@ -113,9 +113,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{args.out} holds a comparison; overwrite it with --force")
     names = method_names(args.tables, args.names)
     tables = [read_score_table(path, name) for path, name in zip(args.tables, names, strict=True)]
-    patients = None
-    if args.patients is not None:
-        patients = patients_of(tables[0].cases, read_patients(args.patients), args.patients)
+    patients, source = _patients(args.patients, tables)
     settings = ComparisonSettings(
         metrics=None if args.metric is None else tuple(args.metric),
         seed=args.seed,
@@ -124,9 +122,10 @@ def run(args: argparse.Namespace) -> int:
     grid = _plan_grid(args, tables)  # before the work: a wrong folder is said at once
     comparison = compare_tables(tables, patients=patients, settings=settings)
     written = []
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = {} if source is None else {"patients_from": str(source)}
     if grid is not None:
-        manifest, picked, notes = grid
+        manifest, picked, about = grid
+        notes |= about
         written += _draw_grid(args, tables, manifest, picked)
     if args.figures:
         written += _draw_figures(comparison, args.out)
@@ -139,8 +138,29 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         for remark in remarks(tables):
             print(remark, file=sys.stderr)
+        if args.patients is None and source is not None:
+            number = len(set(patients or ()))
+            print(f"{number} patients, as {source} names them", file=sys.stderr)
         print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
     return 0
+
+
+def _patients(
+    given: Path | None, tables: "Sequence[ScoreTable]"
+) -> tuple[tuple[str, ...] | None, Path | None]:
+    """The patient of each case, and which file says so; None if none does."""
+    from samtune.evaluation.case_patients import (
+        patients_of,
+        patients_of_companions,
+        read_patients,
+    )
+    from samtune.evaluation.comparison import check_comparable
+
+    if given is not None:
+        return patients_of(tables[0].cases, read_patients(given), given), given
+    check_comparable(tables)  # of the same cases
+    found = patients_of_companions({one.path: one.companion for one in tables}, tables[0].cases)
+    return (None, None) if found is None else (found[1], found[0].with_suffix(".json"))
 
 
 def method_names(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:

@@ -127,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="table case,patient or a manifest: the summary's intervals draw patients (default: "
-        "each case is its own patient)",
+        "those of --slices, else each case is its own patient)",
     )
     parser.add_argument(
         "--force", action="store_true", help="overwrite FILE.csv if it holds another evaluation"
@@ -142,17 +142,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; 1 if a prediction is missing or a case couldn't be scored, else 0."""
-    from samtune.evaluation.case_patients import read_patients
     from samtune.evaluation.evaluate_folders import evaluate_folders
     from samtune.evaluation.summary import format_summary, summary_for_json
 
     regions = [*(args.labels or []), *(args.region or [])]
+    cases, patients = _cases_and_patients(args)
     report = evaluate_folders(
         args.pred,
         args.ref,
         args.out,
         regions=regions or None,
-        cases=None if args.slices is None else _cases(args.slices, args.split),
+        cases=cases,
         tolerances_mm=args.tolerance_mm or [1.0],
         class_tolerances_mm=dict(args.class_tolerance_mm),
         cldice=args.cldice,
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
         address=args.address,
         force=args.force,
         progress=not args.quiet,
-        patients=None if args.patients is None else read_patients(args.patients),
+        patients=patients,
     )
     if args.json:
         print(json.dumps(summary_for_json(report.summary), indent=2, allow_nan=False))
@@ -177,14 +177,25 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.is_complete else 1
 
 
-def _cases(slices: Path, split: str) -> list[str]:
+def _cases_and_patients(
+    args: argparse.Namespace,
+) -> tuple[list[str] | None, dict[str, str] | None]:
+    """What ``--slices`` and ``--patients`` say; None: every reference, each its own patient."""
+    from samtune.evaluation.case_patients import read_patients
     from samtune.preprocessing.manifest import load_manifest
 
-    cases = list(dict.fromkeys(record.case for record in load_manifest(slices).select(split)))
+    patients = None if args.patients is None else read_patients(args.patients)
+    if args.slices is None:
+        return None, patients
+    manifest = load_manifest(args.slices)
+    cases = list(dict.fromkeys(record.case for record in manifest.select(args.split)))
     if not cases:
-        msg = f"{slices}: no case is in the split '{split}'"
+        msg = f"{args.slices}: no case is in the split '{args.split}'"
         raise ValueError(msg)
-    return cases
+    known = manifest.patients()
+    if patients is None and known.keys() & set(cases):
+        patients = {case: known.get(case, f"case {case}") for case in cases}
+    return cases, patients
 
 
 def _print_remarks(report: "FolderReport") -> None:

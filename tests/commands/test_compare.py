@@ -11,13 +11,14 @@ from samtune.commands import compare
 from samtune.preprocessing.manifest import load_manifest
 
 
-def write_table(path, values, protocol=None):
+def write_table(path, values, protocol=None, patients=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["case,label,name,status,dice,iou,hd95_mm"]
     lines += [f"{case},1,organ,ok,{v},{v / (2 - v)},{1 - v}" for case, v in values.items()]
     path.write_text("\n".join(lines) + "\n")
-    if protocol is not None:
-        path.with_suffix(".json").write_text(json.dumps({"protocol": {"prompt": protocol}}))
+    if protocol is not None or patients is not None:
+        companion = {"protocol": {"prompt": protocol}, "patients": patients}
+        path.with_suffix(".json").write_text(json.dumps(companion))
     return path
 
 
@@ -66,6 +67,39 @@ def test_names_metric_patients_and_json(tables, tmp_path, capsys):
     (row,) = found["comparison"]
     assert (row["method_a"], row["method_b"]) == ("before", "after")
     assert (row["n"], row["n_units"], row["p"]) == (8, 4, 2 / 2**4)
+
+
+def test_patients_are_those_of_the_tables_companions(tables, tmp_path, capsys):
+    values = {f"case_{i}": 0.5 + i / 100 for i in range(8)}
+    named = {f"case_{i}": f"p{i // 2}" for i in range(8)}
+    other = {case: f"other name of {patient}" for case, patient in named.items()}
+    ours = [
+        write_table(tmp_path / "a.csv", values, patients=named),
+        write_table(tmp_path / "b.csv", {c: v + 0.1 for c, v in values.items()}, patients=other),
+    ]
+    assert run(*ours, "--out", tmp_path / "1", "--metric", "dice") == 0
+    assert f"4 patients, as {tmp_path / 'a.json'} names them" in capsys.readouterr().err
+    found = json.loads((tmp_path / "1/comparison.json").read_text())
+    assert (found["settings"]["unit"], found["num_patients"]) == ("patient", 4)
+    assert found["comparison"][0]["n_units"] == 4
+    # one table is enough; --patients is stronger than what the tables say
+    assert run(tables[0], ours[1], "--out", tmp_path / "2", "-q") == 0
+    assert json.loads((tmp_path / "2/comparison.json").read_text())["num_patients"] == 4
+    alone = tmp_path / "alone.csv"
+    alone.write_text("case,patient\n" + "".join(f"{case},{case}\n" for case in values))
+    assert run(*ours, "--out", tmp_path / "3", "--patients", alone, "-q") == 0
+    assert json.loads((tmp_path / "3/comparison.json").read_text())["num_patients"] == 8
+    assert run(*tables, "--out", tmp_path / "4", "-q") == 0
+    assert json.loads((tmp_path / "4/comparison.json").read_text())["settings"]["unit"] == "case"
+
+    wrong = {**other, "case_1": "somebody else"}
+    third = write_table(tmp_path / "c.csv", values, patients=wrong)
+    with pytest.raises(ValueError, match=r"c.csv: its JSON joins cases to other patients than .*a"):
+        run(*ours, third, "--out", tmp_path / "5")
+    write_table(third, values, patients={case: "p" for case in values if case != "case_7"})
+    with pytest.raises(ValueError, match=r"c.csv: no patient for case\(s\) case_7"):
+        run(*ours, third, "--out", tmp_path / "5")
+    assert not (tmp_path / "5").exists()
 
 
 def test_a_comparison_is_overwritten_with_force_alone(tables, tmp_path):

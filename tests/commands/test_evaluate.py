@@ -6,6 +6,8 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from samtune.commands import evaluate
 
@@ -138,6 +140,47 @@ def test_cases_of_a_split_alone(tiny_slices, tiny_volumes, tmp_path, capsys):
     assert {row.split(",")[0] for row in rows} == cases
     with pytest.raises(ValueError, match="split must be one of train, val, test, got 'none'"):
         evaluate.run(parser.parse_args([*options, "--split", "none"]))
+
+
+def test_patients_are_those_of_the_slices(folders, tiny_slices):
+    manifest = json.loads((tiny_slices / "manifest.json").read_text())
+    cases = sorted(c for c, record in manifest["cases"].items() if record["split"] == "test")
+    for name in cases:
+        manifest["cases"][name]["patient"] = "p"
+        for folder in ("pred", "ref"):
+            (folders / folder / f"{name}.nii.gz").write_bytes(
+                (folders / folder / "a.nii.gz").read_bytes()
+            )
+    (folders / "slices").mkdir()
+    (folders / "slices/manifest.json").write_text(json.dumps(manifest))
+    assert run(folders, "--slices", str(folders / "slices")) == 0
+    written = json.loads((folders / "metrics_summary.json").read_text())
+    assert [row["num_patients"] for row in written["classes"]] == [1, 1]
+    table = folders / "patients.csv"
+    table.write_text("case,patient\n" + "".join(f"{name},{name}\n" for name in cases))
+    options = ["--slices", str(folders / "slices"), "--patients", str(table), "--force"]
+    assert run(folders, *options) == 0  # what is named is stronger
+    written = json.loads((folders / "metrics_summary.json").read_text())
+    assert [row["num_patients"] for row in written["classes"]] == [len(cases)] * 2
+
+
+def test_a_picture_takes_the_pixel_size_of_its_reference(tmp_path):
+    """A PNG, which has none, beside a TIFF of half millimetres."""
+    label = np.zeros((10, 12), np.uint8)
+    label[3:7, 3:7] = 1
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.roll(label, 2, axis=0)).save(tmp_path / "pred/a.png")
+    tifffile.imwrite(
+        tmp_path / "ref/a.tif", label, imagej=True, resolution=(2, 2), metadata={"unit": "mm"}
+    )
+    assert run(tmp_path) == 0
+    header, row = (tmp_path / "metrics.csv").read_text().splitlines()
+    found = dict(zip(header.split(","), row.split(","), strict=True))
+    assert found["status"] == "ok"
+    assert float(found["hd95_mm"]) == pytest.approx(1)
+    Image.fromarray(label[:-1]).save(tmp_path / "pred/a.png")
+    assert run(tmp_path, "--force") == 1  # of another shape
 
 
 def test_a_case_without_reference_is_named(folders):
