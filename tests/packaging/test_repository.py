@@ -9,6 +9,7 @@ import pytest
 
 SKIPPED = {".git", ".venv", "build", "dist", "runs", "__pycache__"}
 MAX_BYTES = 1_000_000
+MAX_ADAPTER = 20_000_000
 
 # Character classes keep this file from matching its own patterns.
 FORBIDDEN = {
@@ -64,8 +65,14 @@ def test_the_patterns_find_what_they_should(what: str, line: str):
 
 
 def test_no_large_files(repo_root: Path):
-    large = [path for path in repository_files(repo_root) if path.stat().st_size > MAX_BYTES]
-    assert large == []
+    files = [path for path in repository_files(repo_root) if path.suffix != ".safetensors"]
+    assert [path for path in files if path.stat().st_size > MAX_BYTES] == []
+
+
+def test_adapters_of_releases_alone_are_larger(repo_root: Path):
+    adapters = [path for path in repository_files(repo_root) if path.suffix == ".safetensors"]
+    assert {path.relative_to(repo_root).parts[0] for path in adapters} <= {"bundles"}
+    assert [path for path in adapters if path.stat().st_size > MAX_ADAPTER] == []
 
 
 def test_no_python_file_is_longer_than_400_lines(repo_root: Path):
