@@ -17,6 +17,9 @@ from samtune.networks.registry import REGISTRY, Normalization, by_sha256
 from samtune.networks.weights import find_checkpoint, sha256_of
 
 HEADER = "samtune"
+# beside a merged run's checkpoint, after its stem: with a class head, or of a run with prompts
+CLASS_HEAD_FILE = "_class_head.safetensors"
+PROMPTED_FILE = "_prompted.safetensors"
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,17 @@ def check_published(checkpoint: str | Path, path: Path, sha256: str) -> None:
 def known_normalization(path: Path, sha256: str) -> Normalization | None:
     """Of a published file by its hash, of a file that this package wrote by its header.
 
-    ``convert`` keeps it in the file's own header, ``merge`` in that of the class head beside it.
+    ``convert`` keeps it in the file's own header, ``merge`` in that of the file beside it.
     """
     published = by_sha256(sha256)
     if published is not None:
         return published.normalization
     header = header_of(path)
-    head = path.with_name(f"{path.stem}_class_head.safetensors")
-    if not header and head.is_file():
-        beside = header_of(head)
-        header = beside if beside.get("checkpoint_sha256") == sha256 else {}
+    for ending in (CLASS_HEAD_FILE, PROMPTED_FILE):
+        beside = path.with_name(path.stem + ending)
+        if not header and beside.is_file():
+            said = header_of(beside)
+            header = said if said.get("checkpoint_sha256") == sha256 else {}
     found = header.get("normalization")
     return found if found in ("sam", "medsam") else None
 

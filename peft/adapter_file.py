@@ -137,6 +137,18 @@ def read_adapter(path: str | Path) -> AdapterFile:
     return AdapterFile(path, tensors, header["peft"], header["base"], header["extra"])
 
 
+def adapter_holds(path: Path, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> bool:
+    """Whether a file is there, whole, and has these tensors and facts."""
+    try:
+        adapter = read_adapter(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    same = json.dumps(adapter.extra, sort_keys=True) == json.dumps(extra, sort_keys=True)
+    return same and all(
+        torch.equal(adapter.tensors[name], tensor) for name, tensor in tensors.items()
+    )
+
+
 def load_adapter(
     model: nn.Module, adapter: AdapterFile | str | Path, *, peft: Mapping[str, Any]
 ) -> None:

@@ -17,6 +17,7 @@ from samtune.preprocessing.prompts import (
     random_points,
     tight_box,
 )
+from samtune.preprocessing.slice_transforms import IGNORED
 
 Box = Literal["none", "tight", "full"]
 Places = Literal["uniform", "inner", "centre"]
@@ -226,7 +227,8 @@ def make_prompts(
     point labels -1. Only ``full_box`` is there whether the class is or not.
 
     Args:
-        label: class map ``h w``.
+        label: class map ``h w``; no point is made where it is
+            :data:`~samtune.preprocessing.slice_transforms.IGNORED`.
         regions: class values of each class or union of classes that is prompted for.
         scheme: a :class:`PromptScheme` or a name of :data:`PRESETS`.
         generator: source of all chance; not touched by a scheme without any.
@@ -248,7 +250,7 @@ def make_prompts(
             boxes[i] = box
         if slot.parts:
             inside = _inside(slot, scheme, generator)
-            background = ~np.isin(label, list(regions[slot.owner]))
+            background = ~np.isin(label, [*regions[slot.owner], IGNORED])
             outside = random_points(background, scheme.num_background, generator=generator)
             number = len(inside) + len(outside)
             points[i, :number] = np.concatenate([inside, outside])

@@ -49,6 +49,11 @@ def bundle_call() -> BundleCall | None:
     return None if workflow is None else _call(workflow, None, None)
 
 
+def is_command() -> bool:
+    """Whether this process is a ``python -m monai.bundle`` command."""
+    return sys.argv[0].replace("\\", "/").endswith("monai/bundle/__main__.py")
+
+
 def merged_config() -> dict[str, Any] | None:
     """The merged config of the call, in plain types; ``None``: there is no call."""
     call = bundle_call()

@@ -271,8 +271,9 @@ class RunCheckpoint:
         adapters = {"last": extra}
         if self.validator.state.epoch == engine.state.epoch:
             extra[self.metric] = value
-            if value > self.best:
-                self.best = float(value)
+            if value > self.best or (math.isnan(value) and self.best == -math.inf):
+                # NaN: no class was to be found, any epoch is as good until one is
+                self.best = -math.inf if math.isnan(value) else float(value)
                 adapters = {"best": extra, "last": extra}
         self._write(engine, adapters=adapters, within=False)
 

@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
 
 from samtune.preprocessing.manifest import Manifest
+from samtune.preprocessing.slice_file import read_slice_file
 from samtune.training.task import Task
 
 BACKGROUND = "background"
@@ -16,8 +20,9 @@ def class_weights(
 
     Args:
         weights: ``None``: all alike; ``inverse_frequency``: all pixels over C times those of the
-            class, of the C classes, counted in the training split's slices as they are stored;
-            or weights by class name, and by ``background``, those that are not named 1.
+            class, of the C classes, counted in the training split's slices as they are stored,
+            without the pixels that nobody judged; or weights by class name, and by ``background``,
+            those that are not named 1.
         manifest, task: what is trained.
 
     Returns:
@@ -56,14 +61,13 @@ def _usable(weight: float) -> bool:
 
 def _inverse(manifest: Manifest, task: Task) -> list[float]:
     counts: dict[int, int] = {}
-    total = 0
+    total = -_unjudged(manifest)
     for row in manifest.select("train"):
         height, width = manifest.cases[row.case].geometry.image_hw
         total += height * width
         for value, number in (row.labels or {}).items():
             counts[value] = counts.get(value, 0) + number
     of_classes = sum(counts.get(value, 0) for value in task.class_values)
-    # unjudged pixels are not listed in the manifest: they count as background here
     pixels = {BACKGROUND: total - of_classes}
     for name, values in task.channel_labels.items():
         pixels[name] = sum(counts.get(value, 0) for value in values)
@@ -75,3 +79,23 @@ def _inverse(manifest: Manifest, task: Task) -> list[float]:
         )
         raise ValueError(msg)
     return [total / (len(pixels) * number) for number in pixels.values()]
+
+
+def _unjudged(manifest: Manifest) -> int:
+    """Pixels of the training split with the value that counts for nothing.
+
+    The manifest doesn't list them, so the files are read; only where there is such a value.
+    """
+    positions: dict[Path, list[int]] = {}
+    ignored: dict[Path, int] = {}
+    for row in manifest.select("train"):
+        value = manifest.ignore_label(row.case)
+        if value is not None:
+            positions.setdefault(manifest.path(row), []).append(row.position)
+            ignored[manifest.path(row)] = value
+    number = 0
+    for file, those in positions.items():
+        _, labels = read_slice_file(file)
+        if labels is not None:
+            number += int(np.count_nonzero(labels[those] == ignored[file]))
+    return number

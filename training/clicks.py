@@ -33,6 +33,7 @@ class Clicks:
         seeds: ``B``: clicks are drawn anywhere in the error region, by these. ``None``: nothing by
             chance, clicks in the centre of its largest part.
         sizes_hw: ``B 2``: part of the frame that holds the slice; ``None``: all.
+        judged: ``B h w`` bool: elsewhere no mask is wrong; ``None``: all pixels were judged.
     """
 
     targets: Tensor
@@ -40,6 +41,7 @@ class Clicks:
     refinements: int
     seeds: Tensor | None = None
     sizes_hw: Tensor | None = None
+    judged: Tensor | None = None
 
 
 def error_click(
@@ -164,6 +166,9 @@ def _new_clicks(
     """The next click of each prompt, ``None`` where there is none."""
     masks = (logits.detach() > 0).cpu().numpy()
     targets: npt.NDArray[np.bool_] = clicks.targets.bool().cpu().numpy()
+    if clicks.judged is not None:
+        judged = clicks.judged.cpu().numpy()[:, None]
+        masks, targets = masks & judged, targets & judged
     asked = valid.cpu().numpy()
     out: list[list[Click | None]] = []
     for b, still in enumerate(quiet):

@@ -17,14 +17,15 @@ from samtune.atomic import write_atomically
 from samtune.evaluation.pool import pool_tables
 from samtune.evaluation.summary import SummaryRow
 from samtune.networks.weights import sha256_of
+from samtune.preprocessing.folder_lock import locked_folder
 from samtune.training.checkpoint import CHECKPOINT
 from samtune.training.errors import root_cause
+from samtune.training.fold_checks import RECORD, check_evaluation, check_out
 from samtune.training.folds import fold_of_cases
 from samtune.training.joined import open_slices
 from samtune.training.paths import bundle_root
 from samtune.training.run_folder import load_run
 
-RECORD = "cross_validation.json"
 TABLE = "metrics_oof.csv"
 CURVES = "curve_folds.csv"
 FORMAT_VERSION = 1
@@ -83,8 +84,11 @@ class CrossValidation:
             (``max_minutes``), and nothing after it was done.
 
         Raises:
-            FileExistsError: a fold's folder holds a run with other settings.
-            ValueError: the cases can't be dealt, or a config doesn't take the folds.
+            FileExistsError: a fold's folder holds a run with other settings, or ``out`` other runs.
+            NotADirectoryError: ``out`` is a file.
+            OSError: another process trains or scores there.
+            ValueError: the cases can't be dealt, a config doesn't take the folds, or a key of
+                ``evaluation`` is wrong.
         """
         # before anything is trained
         fold_of = fold_of_cases(
@@ -93,13 +97,16 @@ class CrossValidation:
             self.seed,
             self.stratify,  # type: ignore[arg-type]  # checked there
         )
-        for fold in range(self.folds):
-            logger.info("fold %d of %d", fold, self.folds)
-            if not self._train(fold, sorted(c for c, number in fold_of.items() if number == fold)):
-                return None
-        tables = {self._run(fold).name: self._score(fold) for fold in range(self.folds)}
-        self._write_curves()
-        return pool_tables(tables, self.out / TABLE, run=self.out)
+        self._check()
+        with locked_folder(self.out):
+            for fold in range(self.folds):
+                logger.info("fold %d of %d", fold, self.folds)
+                held_out = sorted(c for c, number in fold_of.items() if number == fold)
+                if not self._train(fold, held_out):
+                    return None
+            tables = {self._run(fold).name: self._score(fold) for fold in range(self.folds)}
+            self._write_curves()
+            return pool_tables(tables, self.out / TABLE, run=self.out)
 
     def _run(self, fold: int) -> Path:
         return self.out / f"fold_{fold}"
@@ -116,9 +123,9 @@ class CrossValidation:
             files.append(file)
         return [str(file) for file in files]
 
-    def _train(self, fold: int, held_out: list[str]) -> bool:
-        """Train a fold; whether it came to its end."""
-        overrides = {
+    def _overrides(self, fold: int) -> dict[str, Any]:
+        """What the training of a fold is given beside its files."""
+        return {
             **self.settings,
             "dataset_dir": self.dataset_dir,
             "runs_dir": str(self.out),
@@ -130,6 +137,19 @@ class CrossValidation:
                 "stratify": self.stratify,
             },
         }
+
+    def _check(self) -> None:
+        """Everything that is known to be wrong before the first fold trains."""
+        check_out(self.out)
+        device = {"device": self.settings["device"]} if "device" in self.settings else {}
+        given = {**device, **self.evaluation}
+        try:
+            check_evaluation(given, self._files(), self._overrides(0), self.out)
+        except RuntimeError as error:
+            _raise_cause(error)
+
+    def _train(self, fold: int, held_out: list[str]) -> bool:
+        """Train a fold; whether it came to its end."""
         path = self._run(fold)
         workflow: Any = None
         try:
@@ -138,7 +158,7 @@ class CrossValidation:
                 config_file=self._files(),
                 run_id="training",
                 logging_file=self.logging_file,
-                **overrides,
+                **self._overrides(fold),
             )
             found = load_run(path).record["data"]["split"].get("val")
             if found != held_out:

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ignite.engine import Engine
 
+from samtune.training.bundle_call import is_command
 from samtune.training.distributed import let_the_first_speak, rank
 
 SHOW_ALL = "SAMTUNE_TRACEBACK"
@@ -57,8 +58,7 @@ def short_tracebacks() -> None:
     shortened; with ``SAMTUNE_TRACEBACK=1`` none is. Elsewhere than in that command nothing is
     changed.
     """
-    program = sys.argv[0].replace("\\", "/")
-    if os.environ.get(SHOW_ALL) or not program.endswith("monai/bundle/__main__.py"):
+    if os.environ.get(SHOW_ALL) or not is_command():
         return
     sys.excepthook = _hook
     for logger in _engine_loggers():

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from samtune.atomic import whole_file
 from samtune.networks import SamSegmenter
+from samtune.networks.opening import CLASS_HEAD_FILE, PROMPTED_FILE
 from samtune.networks.weights import sha256_of
 from samtune.peft.adapt import merge_adapters
 from samtune.training.run_folder import load_run
@@ -30,16 +31,18 @@ def merge_run(
 
     A file of ``vit_b``, ``vit_l`` or ``vit_h`` loads in ``segment_anything`` (strict), the others
     in :func:`samtune.networks.build_sam`. The four mask tokens are the base's own; what tells the
-    classes apart is in the second file, for :func:`load_class_head`.
+    classes apart is in the second file, for :func:`load_class_head`. A run with prompts trains
+    SAM's own mask tokens and no class head: its second file says how images enter, nothing else.
 
     Args:
         run: folder of the run.
-        out: ``.pth`` file to write; the head goes to ``STEM_class_head.safetensors`` beside it.
+        out: ``.pth`` file to write; the head goes to ``STEM_class_head.safetensors`` beside it,
+            what is said of a run with prompts to ``STEM_prompted.safetensors``.
         adapter: ``best`` or ``last``.
         checkpoint: base weights; ``None``: those it was trained with.
 
     Returns:
-        Paths of checkpoint and class head.
+        Paths of both.
 
     Raises:
         NotMergeableError: the run's method adds layers that SAM doesn't have.
@@ -54,7 +57,9 @@ def export_merged(
 ) -> tuple[Path, Path]:
     """Merge ``network`` in place and write it; see :func:`merge_run`."""
     out = Path(out)
-    head = out.with_name(f"{out.stem}_class_head.safetensors")
+    prompts = getattr(network, "prompts", "none")
+    prompted = prompts != "none"
+    head = out.with_name(out.stem + (PROMPTED_FILE if prompted else CLASS_HEAD_FILE))
     for path in (out, head):
         if path.exists():
             msg = f"'{path}' exists already; choose another --out"
@@ -62,6 +67,8 @@ def export_merged(
     merge_adapters(network)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     tensors = {n: t.contiguous() for n, t in network.class_head.plain_state().items()}
+    if prompted:
+        tensors = {}  # as it was made at random: it was not trained
     with whole_file(out) as partial:
         torch.save({n: t for n, t in state.items() if not n.startswith(_PREFIX)}, partial)
     header = {
@@ -72,6 +79,7 @@ def export_merged(
         "activation": network.activation,
         # a .pth of tensors has no place for it; read by networks.opening
         "normalization": network.normalization,
+        **({"prompts": prompts} if prompted else {}),
         "checkpoint_sha256": sha256_of(out),
     }
     with whole_file(head) as partial:
@@ -95,6 +103,9 @@ def load_class_head(network: SamSegmenter, path: str | Path) -> None:
             msg = f"'{path}' is not a class head written by samtune"
             raise ValueError(msg)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not tensors:
+        msg = f"'{path}' is of a run with prompts, which has no class head"
+        raise ValueError(msg)
     found, expected = len(tensors.get("tokens", ())), network.num_classes
     if found != expected:
         msg = f"class head '{path}' has {found} classes, the network {expected}"

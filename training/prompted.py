@@ -8,7 +8,7 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from samtune.preprocessing.prompt_transforms import PROMPT_KEYS, PromptsFromLabeld
-from samtune.preprocessing.slice_transforms import ToClassMapd, ToMasksd
+from samtune.preprocessing.slice_transforms import IGNORED, ToClassMapd, ToMasksd
 from samtune.training.clicks import Clicks, best_masks
 from samtune.training.ensemble import batch_keys
 from samtune.training.features import Item, PrepareSlices, SliceDataset
@@ -54,6 +54,8 @@ class PromptedSlices(SliceDataset):
 class PreparePrompts:
     """``prepare_batch`` of prompted training and evaluation.
 
+    Pixels that nobody judged have no part in the loss, and are not clicked on.
+
     Args:
         plan: the run's prompts.
         dataset: as for :class:`PrepareSlices`.
@@ -77,6 +79,7 @@ class PreparePrompts:
         """Image, target and the network's keywords."""
         image, target, none, keywords = self.prepare(batch, device, non_blocking, **options)
         clicked = self.plan.kind == "clicks"
+        judged = _judged(target)
         if self.training or clicked:
             targets = batch["targets"][:, :, 0].to(device=device)
         if clicked:
@@ -86,8 +89,22 @@ class PreparePrompts:
                 self.plan.refinements if self.training else 0,
                 seeds=batch[SEED] if self.training else None,
                 sizes_hw=None if self.training else batch["size_hw"],
+                judged=None if judged is None else judged[:, 0],
             )
-        return image, targets if self.training else target, none, keywords
+        if not self.training:
+            return image, target, none, keywords
+        if judged is None:
+            return image, targets, none, keywords
+        return image, {"targets": targets, "judged": judged}, none, keywords
+
+
+def _judged(target: Tensor | Mapping[str, Tensor] | None) -> Tensor | None:
+    """``B 1 h w`` bool; ``None``: all pixels are."""
+    label = target["label"] if isinstance(target, Mapping) else target
+    if label is None:
+        return None
+    judged: Tensor = label != IGNORED
+    return None if judged.all() else judged
 
 
 class PromptedInferer:

@@ -1,6 +1,5 @@
 """The adapter files of a run that trains, beside the checkpoint that can make them again."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from samtune.peft.adapter_file import read_adapter, save_adapter
+from samtune.peft.adapter_file import adapter_holds, save_adapter
 from samtune.training.network import AdaptedSegmenter
 from samtune.training.paths import adapter_path
 
@@ -46,11 +45,4 @@ class RunAdapters:
         self, which: str, extra: Mapping[str, Any], trained: Mapping[str, torch.Tensor]
     ) -> bool:
         """Whether the file is there, whole, with these tensors and what stands beside them."""
-        try:
-            adapter = read_adapter(adapter_path(self.folder, which))
-        except (FileNotFoundError, ValueError):
-            return False
-        same = json.dumps(adapter.extra, sort_keys=True) == json.dumps(extra, sort_keys=True)
-        return same and all(
-            torch.equal(adapter.tensors[name], tensor) for name, tensor in trained.items()
-        )
+        return adapter_holds(adapter_path(self.folder, which), trained, extra)

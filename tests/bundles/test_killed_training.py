@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,29 @@ def test_sigterm_saves_exits_with_its_code_and_finished_runs_are_left_alone(whol
     assert curve(path) == curve(run)
     assert "ITERATION_STARTED" not in third["events"]
     assert not [name for name in third["events"] if "checkpoint" in name or "adapter" in name]
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(killed):
+    run = killed.root / "held"
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.lock_holder"]
+    root = Path(__file__).resolve().parents[2]
+    settings = {"run_name": "held", "epochs": 1, "run_lock::seconds": 0.1}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True
+    ) as holder:
+        holder.stdin.write(json.dumps({"path": str(run)}) + "\n")
+        holder.stdin.flush()
+        other = json.loads(holder.stdout.readline())["pid"]
+        (result,) = killed({"settings": settings})
+        os.kill(other, signal.SIGKILL)
+        holder.stdin.close()
+    assert result["code"] == 1
+    assert "held' is being trained by another process" in killed.said()
+    assert [file.name for file in run.iterdir()] == [".samtune.lock"]
+    settings["run_lock::seconds"] = 20
+    (result,) = killed({"settings": settings})
+    assert result["code"] == 0, killed.said()
+    assert not (run / ".samtune.lock").exists()
 
 
 @pytest.mark.slow

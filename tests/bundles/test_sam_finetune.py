@@ -153,8 +153,10 @@ def test_overrides_act_and_any_folder_will_do(
         monkeypatch.chdir(tmp_path)
         shutil.copytree(mini_slices, tmp_path / "runs/quickstart/slices")
         paths = {}
-    run_bundle("train", "training", epochs=1, views=2, device="cpu", **paths, **overrides)
-    adapter = read_adapter(tmp_path / "runs/lora/adapter_last.safetensors")
+    short = {"epochs": 1, "views": 2, "device": "cpu", "val_interval": 2}
+    run_bundle("train", "training", **short, **paths, **overrides)
+    adapter = read_adapter(tmp_path / "runs/lora/adapter_best.safetensors")
+    assert not (tmp_path / "runs/lora/.samtune.lock").exists()
     method = adapter.peft["method"]
     targets = overrides.get("targets", ["q", "v"])
     assert (method["rank"], method["targets"]) == (overrides["rank"], targets)
@@ -172,7 +174,8 @@ def test_overrides_act_and_any_folder_will_do(
         assert counts["mask_decoder"] == decoder
     record = json.loads((tmp_path / "runs/lora/run.json").read_text())
     assert record["parameters"]["trainable"] == sum(counts.values())
-    assert len(read(tmp_path / "runs/lora/curve.csv")) == 1
+    (row,) = read(tmp_path / "runs/lora/curve.csv")
+    assert row["val_dice"]  # the last epoch is validated whatever the interval
 
 
 def test_image_size_is_an_override_too(mini_slices, packaged_weights, run_bundle, tmp_path):
@@ -180,6 +183,51 @@ def test_image_size_is_an_override_too(mini_slices, packaged_weights, run_bundle
     run_bundle("train", "network_def", **paths, image_size=256, device="cpu")  # built, not trained
     record = json.loads((tmp_path / "lora/run.json").read_text())
     assert record["network"]["image_size"] == record["settings"]["image_size"] == 256
+
+
+@pytest.fixture
+def again(tiny_run, run_bundle, tmp_path, monkeypatch):
+    """Call it: the command of a finished run again, where nothing can be built."""
+    copy = shutil.copytree(tiny_run.path, tmp_path / "elsewhere/whole")
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "training"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def build_network(**options):
+        raise ValueError("it was built")
+
+    monkeypatch.setattr("samtune.training.network.build_network", build_network)
+
+    def call(**changes):
+        settings = {**tiny_run.settings, "runs_dir": str(copy.parent), "run_name": "whole"}
+        run_bundle("train", "training", **{**settings, **changes})
+
+    call.path = copy
+    return call
+
+
+def test_a_finished_run_says_so_before_anything_is_built(again, caplog):
+    before = {file.name: file.stat().st_mtime_ns for file in again.path.iterdir()}
+    for changes in ({}, {"epochs": 2, "num_workers": 1, "device": "cuda:7"}):
+        caplog.clear()
+        with caplog.at_level("INFO"), pytest.raises(SystemExit) as caught:
+            again(**changes)
+        assert caught.value.code == 0
+        assert "has 3 epochs, nothing to do" in caplog.text
+    assert {file.name: file.stat().st_mtime_ns for file in again.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["epochs", "rank", "adapter", "checkpoint", "several"])
+def test_what_is_not_surely_that_finished_run_goes_the_long_way(again, monkeypatch, what):
+    changes = {"epochs": {"epochs": 4}, "rank": {"rank": 3}}.get(what, {})
+    if what == "adapter":  # a kill left it out
+        (again.path / "adapter_last.safetensors").unlink()
+    if what == "checkpoint":
+        (again.path / "checkpoint.pt").write_bytes(b"half")
+    if what == "several":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError) as caught:
+        again(**changes)
+    assert "it was built" in str(root_cause(caught.value))
 
 
 def test_training_as_a_command_from_the_repository(

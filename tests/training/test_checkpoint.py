@@ -100,16 +100,11 @@ def test_best_is_the_epoch_of_the_highest_dice(make_training, tmp_path):
         best = tmp_path / "adapter_best.safetensors"
         return read_adapter(best).extra["epoch"] if best.is_file() else None
 
-    assert epoch(1, float("nan")) is None  # no label in any validated case
-    assert [epoch(2, 0.3), epoch(3, 0.3), epoch(4, None), epoch(5, 0.4), epoch(6, 0.2)] == [
-        2,
-        2,
-        2,
-        5,
-        5,
-    ]
+    nan = float("nan")  # no label in any validated case: a finished run has a best adapter still
+    assert [epoch(1, None), epoch(2, nan), epoch(3, 0.3), epoch(4, nan)] == [None, 2, 3, 3]
+    assert [epoch(5, None), epoch(6, 0.3), epoch(7, 0.4), epoch(8, 0.2)] == [3, 3, 7, 7]
     last = read_adapter(tmp_path / "adapter_last.safetensors").extra
-    assert (last["epoch"], last["val_dice"]) == (6, 0.2)
+    assert (last["epoch"], last["val_dice"]) == (8, 0.2)
     assert last["task"] == training.task.to_dict()
     assert read_adapter(tmp_path / "adapter_best.safetensors").extra["val_dice"] == 0.4
 
