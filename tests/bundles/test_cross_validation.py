@@ -9,6 +9,7 @@ import torch
 from samtune.cli import main
 from samtune.networks.architectures import ARCHITECTURES
 from samtune.networks.build import build_sam
+from samtune.preprocessing.folder_lock import locked_folder
 from samtune.preprocessing.manifest import load_manifest
 from samtune.training.checkpoint import RunCheckpoint
 from samtune.training.cross_validation import CrossValidation
@@ -217,3 +218,62 @@ def test_the_folds_have_other_weights(whole):
     """Else they were not trained on different cases."""
     states = [run.network().state_dict() for run in open_runs(whole)]
     assert any(not torch.equal(one, states[1][name]) for name, one in states[0].items())
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def train(self, fold, held_out):
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(CrossValidation, "_train", train)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flipz": "h"}, "there is no key 'flipz' in evaluate.yaml, nearest is 'flips'"),
+        ({"flips": "x"}, "flips must be one of none, h, v, hv, got 'x'"),
+        ({"adapter": "none"}, "adapter must be best or last, got 'none'"),
+        ({"definition": "mine"}, "mine"),
+        ({"cldice": ["middle"]}, "middle"),
+        ({"class_tolerance_mm": {"middle": 1}}, "middle"),
+        ({"tolerance_mm": "far"}, "far"),
+        ({"patients": "no/such.csv"}, "no/such.csv"),
+        ({"postprocess": "perhaps"}, "postprocess must be true or false, got 'perhaps'"),
+    ],
+)
+def test_options_of_the_evaluation_are_checked_before_anything_trains(
+    make, no_training, tmp_path, options, message
+):
+    with pytest.raises((ValueError, OSError), match=message):
+        make(tmp_path / "cv", evaluation=options).run()
+    assert not (tmp_path / "cv").exists()
+
+
+def test_good_options_of_the_evaluation_pass(make, no_training, tmp_path):
+    options = {"flips": "h", "adapter": "last", "tolerance_mm": [1, 2], "cldice": ["front"]}
+    with pytest.raises(AssertionError, match="it trains"):
+        make(tmp_path / "cv", evaluation=options).run()
+
+
+def test_a_place_where_something_else_lies_is_refused(make, no_training, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file' is a file, expected a folder for the fol"):
+        make(tmp_path / "file").run()
+    for name in ("runs/lora", "runs/b", "mine/cv/fold_0", "single"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    with pytest.raises(FileExistsError, match="runs' holds other runs, 'b' and 1 more: choose"):
+        make(tmp_path / "runs").run()
+    with pytest.raises(FileExistsError, match="single' is the folder of a run: choose another"):
+        make(tmp_path / "single").run()
+    (tmp_path / "mine/cv/cross_validation.json").touch()
+    with pytest.raises(FileExistsError, match="mine' holds other runs, 'cv': choose"):
+        make(tmp_path / "mine").run()
+    with pytest.raises(AssertionError, match="it trains"):
+        make(tmp_path / "mine/cv").run()  # which began before
+
+
+def test_two_at_once_in_one_folder_are_refused(make, no_training, tmp_path):
+    with locked_folder(tmp_path / "cv"), pytest.raises(OSError, match="another samtune process"):
+        make(tmp_path / "cv").run()

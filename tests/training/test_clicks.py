@@ -147,3 +147,23 @@ def test_candidates_are_upstreams_masks_and_qualities(scene):
     torch.testing.assert_close(found.logits[0, 1], masks[0])
     torch.testing.assert_close(found.iou[0, 1], iou[0])
     assert found.valid.tolist() == [[False, True], [False, True]]
+
+
+def test_nothing_is_clicked_where_nobody_judged(scene):
+    network, embedding, boxes, points, labels, targets = scene
+    judged = torch.zeros(2, 32, 32, dtype=torch.bool)
+    judged[:, :, 20:] = True  # beside the target: only what is too much can be wrong
+    asked = []
+    new_clicks = module._new_clicks
+
+    def spy(*args):
+        found = new_clicks(*args)
+        asked.extend(click for row in found for click in row if click is not None)
+        return found
+
+    clicks = Clicks(targets & judged[:, None], 4, 0, torch.tensor([3, 4]), judged=judged)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_new_clicks", spy)
+        click_rounds(network, embedding, boxes, points, labels, clicks)
+    assert asked
+    assert all(x >= 20 and label == 0 for x, _, label in asked)

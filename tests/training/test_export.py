@@ -1,9 +1,11 @@
 """Merged checkpoints, loaded by those who know nothing of adapters."""
 
+import json
 from functools import partial
 
 import pytest
 import torch
+from safetensors import safe_open
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
 from segment_anything.modeling import TwoWayTransformer as Transformer
@@ -11,7 +13,9 @@ from torch import nn
 
 from samtune.networks import SamSegmenter, build_sam
 from samtune.networks.build import assemble_sam
+from samtune.networks.opening import known_normalization
 from samtune.networks.sam_vit import SamViT
+from samtune.networks.weights import sha256_of
 from samtune.peft.adapt import adapt
 from samtune.peft.bottleneck import AdaptFormer
 from samtune.peft.lora import LoRA
@@ -124,3 +128,28 @@ def test_another_number_of_classes_is_named(tmp_path):
     other = SamSegmenter(build_sam("lite_medsam", "random"), 3)
     with pytest.raises(ValueError, match=r"merged_class_head.* has 2 classes, the network 3"):
         load_class_head(other, head)
+
+
+@torch.no_grad()
+def test_a_run_with_prompts_is_a_sam_without_a_class_head(tmp_path, make_network, generator):
+    network = make_network()
+    network.prompts = "box"
+    randomise(network.mask_decoder, generator)
+    image = torch.rand(1, 1, 32, 32, generator=generator)
+    box = torch.tensor([[[4.0, 5, 20, 28]]])
+    expected, _ = network.eval()(image, boxes=box)
+    path, said = export_merged(network, tmp_path / "merged.pth")
+    assert said.name == "merged_prompted.safetensors"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, said.name]
+    with safe_open(said, framework="pt") as file:
+        assert list(file.keys()) == []
+        assert json.loads(file.metadata()["samtune"])["prompts"] == "box"
+    state = torch.load(path, weights_only=True)
+    assert not any(name.startswith("class_head") for name in state)
+    assert known_normalization(path, sha256_of(path)) == "medsam"
+    plain = make_network(None)
+    plain.load_state_dict({**plain.state_dict(), **state})
+    plain.prompts = "box"
+    torch.testing.assert_close(plain.eval()(image, boxes=box)[0], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="is of a run with prompts, which has no class head"):
+        load_class_head(plain, said)

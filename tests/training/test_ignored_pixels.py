@@ -9,6 +9,8 @@ from monai.transforms import Compose
 from samtune.preprocessing.label_map import LabelMap
 from samtune.preprocessing.label_steps import LabelSteps
 from samtune.preprocessing.manifest import load_manifest
+from samtune.preprocessing.prompt_schemes import PromptScheme, make_prompts
+from samtune.preprocessing.prompt_transforms import collate_prompts
 from samtune.preprocessing.slice_file import read_slice_file, write_slice_file
 from samtune.preprocessing.slice_transforms import (
     IGNORED,
@@ -20,9 +22,12 @@ from samtune.preprocessing.slice_transforms import (
 from samtune.preprocessing.slice_volumes import slice_volumes
 from samtune.training.augmentation import PRESETS, random_transforms
 from samtune.training.case_dice import CaseDice
+from samtune.training.class_weights import class_weights
 from samtune.training.features import SliceDataset
 from samtune.training.joined import join
 from samtune.training.losses import class_loss
+from samtune.training.prompt_plan import prompt_plan
+from samtune.training.prompted import PreparePrompts, PromptedSlices
 from samtune.training.slice_data import slice_items
 from samtune.training.task import task_of
 
@@ -170,3 +175,55 @@ def test_a_batch_of_them_trains(manifest, make_network, activation):
     assert unjudged.any()
     assert not logits.grad[:, 1:][unjudged].any()
     assert (logits.grad[:, 1:][~unjudged] != 0).all()
+
+
+def test_inverse_frequency_counts_judged_pixels_alone(manifest):
+    labels = np.stack([stored(manifest, row) for row in manifest.slices])
+    judged = np.count_nonzero(labels != 255)
+    assert judged < labels.size
+    expected = [judged / (2 * np.count_nonzero(labels == value)) for value in (0, 1)]
+    found = class_weights("inverse_frequency", manifest, task_of(manifest))
+    assert found == pytest.approx(expected)
+
+
+def test_inverse_frequency_of_joined_folders_that_ignore_other_values(make_slices):
+    first, second = make_slices("x", "organ", ignore=2), make_slices("y", "organ")
+    joined = join([first, second])
+    found = class_weights("inverse_frequency", joined, task_of(joined))
+    own = class_weights("inverse_frequency", first, task_of(first))
+    assert found == pytest.approx(own)  # the same pixels twice
+
+
+def test_prompted_training_is_told_which_pixels_were_judged(manifest, make_network):
+    plan = prompt_plan("clicks", task_of(manifest))
+    data = PromptedSlices(
+        slice_items(manifest, "train"),
+        Compose([LoadSliced([1]), ToFramed(32, "medsam")]),
+        network=make_network(num_classes=1),
+        cache=False,
+        prompts=plan,
+    )
+    batch = collate_prompts([data[index] for index in range(3)])
+    unjudged = batch["label"] == IGNORED
+    assert unjudged[1:].flatten(1).any(1).all()
+    for training in (True, False):
+        prepare = PreparePrompts(plan, data, training=training)
+        _, target, _, keywords = prepare(batch, torch.device("cpu"))
+        torch.testing.assert_close(keywords["clicks"].judged, ~unjudged[:, 0])
+    _, target, _, _ = PreparePrompts(plan, data, training=True)(batch, torch.device("cpu"))
+    assert torch.equal(target["judged"], ~unjudged)
+    assert torch.equal(target["targets"], batch["targets"][:, :, 0])
+    whole = {**batch, "label": batch["label"].clamp(min=0)}
+    _, target, _, keywords = PreparePrompts(plan, data, training=True)(whole, torch.device("cpu"))
+    assert torch.equal(target, batch["targets"][:, :, 0])
+    assert keywords["clicks"].judged is None
+
+
+def test_points_outside_a_class_are_drawn_where_somebody_judged():
+    label = np.full((6, 6), IGNORED)
+    label[2:4, 2:4] = 1
+    label[0, :3] = 0
+    scheme = PromptScheme(num_points=1, num_background=3)
+    prompts = make_prompts(label, [[1]], scheme, np.random.default_rng(0))
+    outside = prompts.points[prompts.point_labels == 0]
+    assert sorted(outside.tolist()) == [[0, 0], [1, 0], [2, 0]]

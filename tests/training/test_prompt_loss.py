@@ -109,3 +109,45 @@ def test_the_loss_of_clicks_is_the_mean_over_rounds_and_prompts(rounds, masks):
 def test_unknown_loss():
     with pytest.raises(ValueError, match="mask_loss must be one of dice_bce, dice_focal, got 'x'"):
         PromptLoss("x")
+
+
+@pytest.mark.parametrize("kind", ["dice_bce", "dice_focal"])
+def test_pixels_that_nobody_judged_are_as_if_they_were_not_there(masks, kind):
+    logits, target = masks[0].float().requires_grad_(), masks[1]
+    judged = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    judged[..., :5] = True
+    loss = mask_losses(logits, target, kind, judged)
+    expected = mask_losses(logits[..., :5], target[..., :5], kind)
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    assert not logits.grad[..., 5:].any()
+    assert logits.grad[..., :5].all()
+    iou = real_iou(logits, target, judged)
+    torch.testing.assert_close(iou, real_iou(logits[..., :5], target[..., :5]))
+    torch.testing.assert_close(
+        mask_losses(logits, target, kind, torch.ones_like(judged)),
+        mask_losses(logits, target, kind),
+    )
+
+
+def test_nothing_judged_is_finite(masks):
+    nothing = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    assert mask_losses(masks[0], masks[1], "dice_focal", nothing).isfinite().all()
+
+
+def test_unjudged_pixels_have_no_part_in_any_round(rounds, masks):
+    target, judged = masks[1][:1], torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    judged[..., :5] = True
+    found = PromptLoss("dice_focal")(rounds, {"targets": target, "judged": judged})
+    found.backward()
+    for name in ("first", "later"):
+        assert not rounds[name].grad[..., 5:].any()
+    part = {k: v[..., :5] if k in ("first", "later") else v for k, v in rounds.items()}
+    torch.testing.assert_close(found, PromptLoss("dice_focal")(part, target[..., :5]))
+    logits = masks[0].float()
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    both = judged.expand(2, -1, -1, -1)
+    torch.testing.assert_close(
+        PromptLoss()({"logits": logits, "valid": valid}, {"targets": masks[1], "judged": both}),
+        PromptLoss()({"logits": logits[..., :5], "valid": valid}, masks[1][..., :5]),
+    )
