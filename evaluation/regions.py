@@ -135,8 +135,17 @@ def with_options(
 
 
 def as_tolerances(values: Sequence[float] | float) -> tuple[float, ...]:
-    """Tolerances of a configuration, where one may stand without brackets."""
-    return tuple(map(float, values)) if isinstance(values, Sequence) else (float(values),)
+    """Tolerances of a configuration, where one may stand without brackets.
+
+    Raises:
+        ValueError: one is no number.
+    """
+    listed = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    try:
+        return tuple(map(float, listed))
+    except (TypeError, ValueError) as error:
+        msg = f"tolerances must be numbers in mm, as in [1, 2], got {values!r}"
+        raise ValueError(msg) from error
 
 
 def check_regions(regions: Iterable[Region]) -> tuple[Region, ...]:

@@ -79,7 +79,9 @@ def _of_files(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _of_runs(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     merge = actions.add_parser(
-        "merge", help="fold a run's adapter into its base: a plain SAM checkpoint and a class head"
+        "merge",
+        help="fold a run's adapter into its base: a plain SAM checkpoint, and a class head where "
+        "it was trained without prompts",
     )
     merge.add_argument("run", metavar="RUN", help="folder of a run")
     merge.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write (.pth)")

@@ -237,7 +237,7 @@ def no_training(monkeypatch):
         ({"definition": "mine"}, "mine"),
         ({"cldice": ["middle"]}, "middle"),
         ({"class_tolerance_mm": {"middle": 1}}, "middle"),
-        ({"tolerance_mm": "far"}, "far"),
+        ({"tolerance_mm": "far"}, "tolerances must be numbers in mm, as in .*, got 'far'"),
         ({"patients": "no/such.csv"}, "no/such.csv"),
         ({"postprocess": "perhaps"}, "postprocess must be true or false, got 'perhaps'"),
     ],
