@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,6 +73,14 @@ class RunLock:
         """Let others train there; nothing to do where it isn't held."""
         if self._let_go is not None:
             self._let_go()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call ``function``, and let go of the folder if it fails."""
+        try:
+            function()
+        except BaseException:
+            self.release()
+            raise
 
     def _wait(self, lock: FileLock, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
