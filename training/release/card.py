@@ -7,8 +7,9 @@ from samtune import __version__
 from samtune.training.release.members import CheckedModel
 from samtune.training.release.origin import train_again
 
-_COLUMNS = ("dice", "nsd_1mm", "hd95_mm", "hd95_px", "volume_ref_ml", "volume_pred_ml")
-_SUMMED = ("dice", "nsd_1mm")
+# metrics by the start of their column, whose end is a tolerance or a unit
+_COLUMNS = ("dice", "cldice", "nsd_", "hd95_", "volume_ref_ml", "volume_pred_ml")
+_SUMMED = ("dice", "cldice", "nsd_")
 
 
 def model_card(
@@ -45,7 +46,7 @@ def model_card(
         "```bash\n"
         f"pip install samtune=={__version__}\n"
         f"samtune verify {folder}\n"
-        f"samtune predict {folder} SCAN.nii.gz --out predictions\n"
+        f"samtune predict {folder} {_scan(run.intensity)} --out predictions\n"
         f"cd {folder} && python -m monai.bundle run --config_file configs/inference.yaml "
         "--dataset_dir SCANS --output_dir PREDICTIONS\n```",
         "## Data",
@@ -122,6 +123,10 @@ def _members(checked: CheckedModel) -> list[tuple[str, str]]:
     return [] if number == 1 else [("members", f"{number}, mean of their probabilities")]
 
 
+def _scan(intensity: Mapping[str, Any]) -> str:
+    return "PICTURE.png" if intensity.get("modality") == "rgb" else "SCAN.nii.gz"
+
+
 def _parameters(record: Mapping[str, Any]) -> str:
     counts = record.get("parameters", {})
     return f"{counts.get('trainable', 0):,} of {counts.get('total', 0):,}"
@@ -137,7 +142,7 @@ def _flat(settings: Mapping[str, Any]) -> str:
 
 def _summary_table(summary: list[dict[str, Any]]) -> str:
     distance = next((key for key in summary[0] if key.startswith("hd95")), None)
-    names = [name for name in _SUMMED if name in summary[0]]
+    names = [name for name in summary[0] if _is_one(name, _SUMMED) and "mean" in summary[0][name]]
     head = ("class", "cases", *names, *([] if distance is None else [f"{distance} median"]))
     rows = []
     for row in summary:
@@ -152,12 +157,22 @@ def _summary_table(summary: list[dict[str, Any]]) -> str:
 
 
 def _case_table(rows: list[dict[str, str]]) -> str:
-    columns = [name for name in _COLUMNS if name in rows[0]]
+    columns = [
+        name
+        for name in rows[0]
+        if _is_one(name, _COLUMNS) and any(row[name] not in ("", "nan") for row in rows)
+    ]
     body = []
     for row in rows:
         scores = [_number(row[name]) for name in columns]
         body.append((row["case"], row["name"], row["status"], *scores))
     return _table(("case", "class", "status", *columns), body)
+
+
+def _is_one(name: str, starts: tuple[str, ...]) -> bool:
+    return any(
+        name == start or (start.endswith("_") and name.startswith(start)) for start in starts
+    )
 
 
 def _number(value: Any) -> str:
