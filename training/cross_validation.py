@@ -25,6 +25,7 @@ from samtune.training.folds import fold_of_cases
 from samtune.training.joined import open_slices
 from samtune.training.paths import bundle_root
 from samtune.training.run_folder import load_run
+from samtune.training.settings import flag
 
 TABLE = "metrics_oof.csv"
 CURVES = "curve_folds.csv"
@@ -181,12 +182,15 @@ class CrossValidation:
         """The table of a fold's held-out cases, made unless it is of these very weights."""
         path = self._run(fold)
         table = path / "metrics_val.csv"
-        settings = json.loads(json.dumps(dict(self.evaluation), default=str))
+        # what a fold's own cases chose would flatter it on them
+        evaluation = {"postprocess": False, **self.evaluation}
+        settings = json.loads(json.dumps(evaluation, default=str))
         adapter = path / f"adapter_{settings.get('adapter', 'best')}.safetensors"
-        postprocessing = path / "postprocessing.json"
 
         def state() -> dict[str, Any]:
-            files = {"adapter": adapter, "table": table, "postprocessing": postprocessing}
+            files = {"adapter": adapter, "table": table}
+            if flag("postprocess", evaluation["postprocess"]):
+                files["postprocessing"] = path / "postprocessing.json"
             hashes = {k: sha256_of(file) for k, file in files.items() if file.is_file()}
             return {**hashes, "evaluation": settings}
 
@@ -201,7 +205,7 @@ class CrossValidation:
                 config_file=f"{bundle_root('sam_finetune')}/configs/evaluate.yaml",
                 run_id="run",
                 logging_file=self.logging_file,
-                **{**device, **self.evaluation, "run_dir": str(path), "split": "val"},
+                **{**device, **evaluation, "run_dir": str(path), "split": "val"},
             )
             workflow.run()
             workflow.finalize()

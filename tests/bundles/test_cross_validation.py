@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from samtune.networks.build import build_sam
 from samtune.preprocessing.folder_lock import locked_folder
 from samtune.preprocessing.manifest import load_manifest
 from samtune.training.checkpoint import RunCheckpoint
+from samtune.training.choose_postprocess import choose_postprocessing
 from samtune.training.cross_validation import CrossValidation
 from samtune.training.ensemble import open_runs
 from samtune.training.errors import root_cause
@@ -102,6 +104,22 @@ def test_each_case_is_scored_once_by_the_run_that_has_not_seen_it(whole, slices)
         assert predicted == [f"{case}.nii.gz" for case in held_out]
     summary = rows_of(whole / "metrics_oof_summary.csv")
     assert [int(row["n"]) for row in summary] == [len(pool)] * 3
+
+
+def test_what_the_folds_chose_for_cleaning_does_not_flatter_them(whole, make, tmp_path):
+    """The cases that the table scores are those that chose."""
+    out = tmp_path / "cv"
+    shutil.copytree(whole, out)
+    for fold in range(FOLDS):
+        choose_postprocessing(out / f"fold_{fold}", device="cpu", progress=False)
+    (out / "fold_1/metrics_val.csv").unlink()  # to be scored again
+    assert make(out).run() is not None
+    assert results(out) == results(whole)
+    asked = make(out, evaluation={"postprocess": "true"})
+    assert asked.run() is not None
+    companion = json.loads((out / "fold_1/metrics_val.json").read_text())
+    chosen = json.loads((out / "fold_1/postprocessing.json").read_text())["chosen"]
+    assert companion["protocol"]["postprocess"] == chosen
 
 
 def test_the_curves_of_all_folds(whole):

@@ -72,6 +72,21 @@ def read_hashes(bundle: Path) -> dict[str, str]:
     return hashes
 
 
+def altered_files(bundle: Path) -> dict[str, str]:
+    """Listed files that are not as they were released, each with what is wrong with it.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_hashes`.
+    """
+    found = {}
+    for name, digest in read_hashes(bundle).items():
+        if not (bundle / name).is_file():
+            found[name] = f"missing; {HASHES} lists it"
+        elif (now := sha256_of(bundle / name)) != digest:
+            found[name] = f"altered: SHA-256 {now[:12]}, not {digest[:12]}"
+    return found
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes ``path`` when the block ends well, in place of an older one.

@@ -19,6 +19,7 @@ from samtune.training.release.config_text import set_header, set_keys
 from samtune.training.release.configs import needs_samtune
 from samtune.training.release.files import (
     METADATA,
+    altered_files,
     files_of,
     read_hashes,
     whole_folder,
@@ -58,14 +59,17 @@ def materialise(
 
     Raises:
         FileExistsError: ``out`` is there and not empty.
-        ValueError: it is an ensemble; or TorchScript was asked for and MONAI's transforms can't do
-            what the run needs.
+        ValueError: a file is not as it was released; it is an ensemble; or TorchScript was asked
+            for and MONAI's transforms can't do what the run needs.
     """
     bundle, out = Path(bundle), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"'{out}' exists already; choose another folder for the full weights"
         raise FileExistsError(msg)
     hashes = read_hashes(bundle)
+    for name, wrong in altered_files(bundle).items():  # new hashes would make it look released
+        msg = f"'{bundle / name}' is {wrong}; full weights are made of a bundle as it was released"
+        raise ValueError(msg)
     run, *others = open_runs(bundle)
     if others:
         msg = (

@@ -14,7 +14,14 @@ from samtune.networks.weights import sha256_of
 from samtune.preprocessing.volumes import read_label
 from samtune.training.ensemble import load_averaged, open_runs
 from samtune.training.predict import predict
-from samtune.training.release.files import HASHES, METADATA, files_of, hashes_file, read_hashes
+from samtune.training.release.files import (
+    HASHES,
+    METADATA,
+    altered_files,
+    files_of,
+    hashes_file,
+    read_hashes,
+)
 from samtune.training.release.sample import RECORD, dice, dice_scores, read_sample
 from samtune.training.release.versions import OURS, installed, required
 from samtune.training.run_folder import MODELS
@@ -78,14 +85,7 @@ def format_checks(checks: list[Check]) -> str:
 
 def _files(bundle: Path) -> list[Check]:
     hashes = read_hashes(bundle)
-    found = []
-    for name, digest in hashes.items():
-        if not (bundle / name).is_file():
-            found.append(Check(f"file {name}", "FAILED", f"missing; {HASHES} lists it"))
-        elif (now := sha256_of(bundle / name)) != digest:
-            found.append(
-                Check(f"file {name}", "FAILED", f"altered: SHA-256 {now[:12]}, not {digest[:12]}")
-            )
+    found = [Check(f"file {n}", "FAILED", wrong) for n, wrong in altered_files(bundle).items()]
     large = _large_files(bundle)
     extra = [
         name

@@ -52,6 +52,14 @@ def expected(scored_run, tiny_volumes, tmp_path_factory):
     return label_files
 
 
+def test_an_altered_bundle_gets_no_new_hashes(bundle, tmp_path):
+    card = bundle / "docs/README.md"
+    card.write_text(card.read_text().replace("0.", "1."))
+    with pytest.raises(ValueError, match=r"docs/README.md' is altered: SHA-256 \w+, not \w+"):
+        materialise(bundle, tmp_path / "full")
+    assert not (tmp_path / "full").exists()
+
+
 CPU = {"device": "$torch.device('cpu')"}
 
 
