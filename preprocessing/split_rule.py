@@ -132,7 +132,10 @@ class SplitRule:
             splits: Sequence[str] = SPLITS
         else:
             if len(names) < self.folds:
-                raise ValueError(f"split: {len(names)} cases or patients in {self.folds} folds")
+                raise ValueError(
+                    f"split: {len(names)} cases or patients can't fill {self.folds} folds; "
+                    f"choose {len(names)} folds at most"
+                )
             hands = [len(order[fold :: self.folds]) for fold in range(self.folds)]
             of_fold = {self.fold: "test", (self.fold + 1) % self.folds: "val"}
             splits = [of_fold.get(fold, "train") for fold in range(self.folds)]
@@ -166,7 +169,10 @@ def deal_folds(
     of_case = {case: (patients or {}).get(case, case) for case in cases}
     names = sorted(set(of_case.values()))
     if len(names) < folds:
-        raise ValueError(f"split: {len(names)} cases or patients in {folds} folds")
+        raise ValueError(
+            f"split: {len(names)} cases or patients can't fill {folds} folds; choose {len(names)} "
+            "folds at most"
+        )
     order = drawing_order(names, seed)
     if stratify is not None:
         strata = _strata(names, _of_units(of_case, labels), stratify)

@@ -140,7 +140,12 @@ def read_split_csv(path: Path, cases: Iterable[str] | None = None) -> dict[str, 
         if unknown or missing:
             raise ValueError(
                 f"{path}: must list exactly the {len(wanted)} cases; "
-                f"not among the images: {', '.join(unknown) or 'none'}; "
-                f"not in the file: {', '.join(missing) or 'none'}"
+                f"not among the images: {_some(unknown)}; not in the file: {_some(missing)}"
             )
     return dict(sorted(split.items()))
+
+
+def _some(cases: Sequence[str], most: int = 8) -> str:
+    """The first of a list that may be long."""
+    more = f" and {len(cases) - most} more" if len(cases) > most else ""
+    return ", ".join(cases[:most]) + more if cases else "none"

@@ -335,6 +335,8 @@ def load_run(path: str | Path) -> TrainedRun:
     file = path / RUN_FILE
     if not file.is_file():
         msg = f"'{path}' is not the folder of a run: it has no {RUN_FILE}"
+        if str(path) == MODELS:  # of the config of a bundle
+            msg += "; start in the bundle's folder, or name it (--bundle_root)"
         raise FileNotFoundError(msg)
     record = read_record(file)
     return TrainedRun(path, record, Task.from_dict(record["task"]))

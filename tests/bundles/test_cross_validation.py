@@ -212,7 +212,7 @@ def test_max_minutes_stops_all(make, settings, tmp_path):
         (["--set", "rank=2", "rank=4"], "'rank=4' is there twice"),
         (["--evaluate", "split=test"], "sets 'split' itself"),
         (["--config", "methods/adalora"], "there is no config 'methods/adalora'"),
-        (["--folds", "9"], "4 cases or patients in 9 folds"),
+        (["--folds", "9"], "4 cases or patients can't fill 9 folds"),
     ],
 )
 def test_wrong_options(slices, tmp_path, capsys, options, message):

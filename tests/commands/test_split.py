@@ -48,7 +48,7 @@ def test_a_dry_run_and_quiet(slices, capsys):
 
 def test_what_cannot_be_done_is_one_line(slices, capsys, tmp_path):
     assert main(["split", str(slices), "--folds", "4"]) == 1
-    assert "3 cases or patients in 4 folds" in capsys.readouterr().err
+    assert "3 cases or patients can't fill 4 folds" in capsys.readouterr().err
     assert main(["split", str(tmp_path), "--stratify", "presence"]) == 1
     assert "expected a folder written by 'samtune slice'" in capsys.readouterr().err
     with pytest.raises(SystemExit):

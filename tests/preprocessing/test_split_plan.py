@@ -65,7 +65,7 @@ def test_strata_that_cannot_be_made_end_before_writing(run, tmp_path):
     for changes, message in [
         ({"split": SplitRule(stratify="volume"), "labels": None}, "labels are needed to stratify"),
         ({"split": SplitRule(counts=(1, 1, 2), stratify="volume")}, "is the number of cases, 3"),
-        ({"split": SplitRule(folds=4)}, "3 cases or patients in 4 folds"),
+        ({"split": SplitRule(folds=4)}, "3 cases or patients can't fill 4 folds"),
         ({"patients": EYES}, "gives none for 3 of 3 cases"),
     ]:
         with pytest.raises(ValueError, match=message):

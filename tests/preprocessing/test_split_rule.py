@@ -141,7 +141,7 @@ def test_settings_that_do_not_go_together_are_named(changes, message):
 
 
 def test_more_folds_than_cases_and_strata_without_labels_are_refused():
-    with pytest.raises(ValueError, match="3 cases or patients in 5 folds"):
+    with pytest.raises(ValueError, match="3 cases or patients can't fill 5 folds"):
         SplitRule(folds=5).assign(["a", "b", "c"])
     with pytest.raises(ValueError, match="labels are needed to stratify"):
         SplitRule(stratify="presence").assign(["a", "b", "c"])

@@ -83,3 +83,11 @@ def test_a_csv_that_does_not_fit_is_refused(tmp_path, text, message):
 def test_a_missing_csv_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"s\.csv: no such file"):
         read_split_csv(tmp_path / "s.csv")
+
+
+def test_a_long_list_of_other_cases_is_cut(tmp_path):
+    table = tmp_path / "split.csv"
+    table.write_text("case,split\nc00,train\n")
+    cases = [f"c{number:02d}" for number in range(30)]
+    with pytest.raises(ValueError, match=r"not in the file: c01, c02, .*, c08 and 21 more$"):
+        read_split_csv(table, cases)

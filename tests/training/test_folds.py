@@ -70,7 +70,7 @@ def test_which_fold_does_not_depend_on_which_case_validated_before(tiny_slices):
         (3, 3, "fold must be from 0 to folds - 1, got fold 3 of 3"),
         (-1, 3, "fold must be from 0"),
         (0, 1, "folds must be >= 2, got 1"),
-        (0, 9, "splits train and val: split: 4 cases or patients in 9 folds"),
+        (0, 9, "splits train and val: split: 4 cases or patients can't fill 9 folds"),
         ("0", 3, "whole numbers, got '0'"),
         (True, 3, "whole numbers, got True"),
     ],

@@ -43,8 +43,7 @@ def model_card(
         "## Intended use",
         f"Research on scans like those it was trained on ({metadata['data_source']}). Label "
         f"values: 0 background, {classes}. It segments each slice alone, without a prompt.",
-        "```bash\n"
-        f"pip install samtune=={__version__}\n"
+        f"With samtune {__version__}:\n\n```bash\n"
         f"samtune verify {folder}\n"
         f"samtune predict {folder} {_scan(run.intensity)} --out predictions\n"
         f"cd {folder} && python -m monai.bundle run --config_file configs/inference.yaml "
@@ -86,7 +85,9 @@ def model_card(
         + (f"`sample/` case {sample} with the expected label; " if sample else "")
         + "`SHA256SUMS` of all. `samtune release --materialise DIR` adds the full weights "
         "(`models/model.pt`) for MONAI's tools.",
-        f"Licence of the bundle: {metadata['license']}, see `LICENSE`.",
+        f"Licence of the bundle: {metadata['license']}, see `LICENSE`; of the data"
+        + (" and what is made of it in `sample/`" if sample else "")
+        + f": {metadata['data_license']}, see `docs/data_license.txt`.",
         "## Changes",
         "\n".join(f"- {version}: {text}" for version, text in metadata["changelog"].items()),
     ]

@@ -144,6 +144,9 @@ def _scores(
         scores = read_scores(first, what, evaluate=_arguments(runs))
         if not is_run or scores.protocol.get("ensemble"):
             return [scores], "ensemble"
+    if not any((run.path / TABLE).is_file() for run in runs):
+        how = _arguments(runs) if is_run else str(first)
+        return [read_scores(first, what, evaluate=how)], "ensemble"  # there is none: says so
     tables = [read_scores(run.path, f"run '{run.path}'", evaluate=str(run.path)) for run in runs]
     _check_disjoint(tables, what, _arguments(runs))
     return tables, "out-of-fold"
