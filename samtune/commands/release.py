@@ -97,6 +97,8 @@ def _release(args: argparse.Namespace) -> Path:
     lacking = [f"--{key.replace('_', '-')}" for key in needed if getattr(args, key) is None]
     if lacking:
         msg = f"a release needs {', '.join(lacking)}"
+        if args.materialise is not None:
+            msg += f"; --materialise alone takes a released bundle, '{args.runs[0]}' is a run"
         raise ValueError(msg)
     return release_run(
         args.runs,

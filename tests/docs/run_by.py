@@ -61,6 +61,8 @@ RUN_BY: dict[str, dict[str, str]] = {
     },
     "docs/releasing.md": {
         "release runs/first": f"{RELEASE}release.py::test_command",
+        "evaluate.yaml --run_dir runs/cv": f"{BUNDLES}cross_validation.py"
+        "::test_the_folds_are_an_ensemble_that_is_scored_on_test_cases_alone",
         "release runs/cv": f"{RELEASE}ensembles.py"
         "::test_each_member_has_its_folder_and_the_bundle_predicts_their_mean",
         "samtune verify": f"{RELEASE}verify.py::test_a_bundle_as_released_is_verified",
