@@ -89,7 +89,7 @@ CODE_FOLDERS = [
     "evaluation",
     "training",
     "benchmarks",
-    "bundles",  # YAML only, shipped as package data
+    "bundles",  # no Python: configs and releases, shipped as package data
 ]
 
 

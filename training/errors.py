@@ -62,7 +62,8 @@ def short_tracebacks() -> None:
         return
     sys.excepthook = _hook
     for logger in _engine_loggers():
-        logger.addFilter(_EndOfEngine())
+        if not any(isinstance(one, _EndOfEngine) for one in logger.filters):  # once a process
+            logger.addFilter(_EndOfEngine())
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -76,8 +76,8 @@ class SliceDataset(Dataset[Item]):
     ) -> None:
         if cache and len(random_transforms) > 0 and views < 2:
             msg = (
-                "random transforms need views > 1 with the feature cache (views: 4), or cache: "
-                "false"
+                f"views is {views}: with the feature cache, random transforms need views > 1; give "
+                "--views 4, --augmentation none or --cache false"
             )
             raise ValueError(msg)
         if dtype not in ("float32", "float16"):

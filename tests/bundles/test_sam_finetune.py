@@ -185,51 +185,6 @@ def test_image_size_is_an_override_too(mini_slices, packaged_weights, run_bundle
     assert record["network"]["image_size"] == record["settings"]["image_size"] == 256
 
 
-@pytest.fixture
-def again(tiny_run, run_bundle, tmp_path, monkeypatch):
-    """Call it: the command of a finished run again, where nothing can be built."""
-    copy = shutil.copytree(tiny_run.path, tmp_path / "elsewhere/whole")
-    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "training"])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-    def build_network(**options):
-        raise ValueError("it was built")
-
-    monkeypatch.setattr("samtune.training.network.build_network", build_network)
-
-    def call(**changes):
-        settings = {**tiny_run.settings, "runs_dir": str(copy.parent), "run_name": "whole"}
-        run_bundle("train", "training", **{**settings, **changes})
-
-    call.path = copy
-    return call
-
-
-def test_a_finished_run_says_so_before_anything_is_built(again, caplog):
-    before = {file.name: file.stat().st_mtime_ns for file in again.path.iterdir()}
-    for changes in ({}, {"epochs": 2, "num_workers": 1, "device": "cuda:7"}):
-        caplog.clear()
-        with caplog.at_level("INFO"), pytest.raises(SystemExit) as caught:
-            again(**changes)
-        assert caught.value.code == 0
-        assert "has 3 epochs, nothing to do" in caplog.text
-    assert {file.name: file.stat().st_mtime_ns for file in again.path.iterdir()} == before
-
-
-@pytest.mark.parametrize("what", ["epochs", "rank", "adapter", "checkpoint", "several"])
-def test_what_is_not_surely_that_finished_run_goes_the_long_way(again, monkeypatch, what):
-    changes = {"epochs": {"epochs": 4}, "rank": {"rank": 3}}.get(what, {})
-    if what == "adapter":  # a kill left it out
-        (again.path / "adapter_last.safetensors").unlink()
-    if what == "checkpoint":
-        (again.path / "checkpoint.pt").write_bytes(b"half")
-    if what == "several":
-        monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError) as caught:
-        again(**changes)
-    assert "it was built" in str(root_cause(caught.value))
-
-
 def test_training_as_a_command_from_the_repository(
     mini_slices, packaged_weights, repo_root, tmp_path
 ):
@@ -377,7 +332,11 @@ def test_another_configuration_of_a_run_names_the_keys(tiny_run, run_bundle):
         ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not on this machine"),
         ({"blocks": "last:99"}, ValueError, "blocks 'last:99' not understood"),
         ({"image_size": 102}, ValueError, "image_size 102 does not suit lite_medsam"),
-        ({"views": 1}, ValueError, "random transforms need views > 1"),
+        (
+            {"views": 1},
+            ValueError,
+            "views is 1: with the feature cache, random transforms need views > 1",
+        ),
         ({"classes": {1: "front"}}, ValueError, "label values [3] are not among the classes [1]"),
         ({"checkpoint": "x.pth"}, FileNotFoundError, "checkpoint 'x.pth' does not exist"),
         ({"rnak": 4}, ValueError, "there is no key 'rnak' in train.yaml, nearest is 'rank'"),

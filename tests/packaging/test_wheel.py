@@ -76,10 +76,14 @@ def test_wheel_adds_nothing_outside_samtune(wheel: Path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"samtune"}
 
 
-def test_wheel_has_no_tests_and_no_weights(wheel: Path):
+def test_wheel_has_no_tests_and_no_weights_but_the_releases_adapters(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if name.startswith(("samtune/tests", "samtune/scripts"))] == []
-    assert [name for name in names if name.endswith((".pth", ".pt", ".safetensors"))] == []
+    assert [name for name in names if name.endswith((".pth", ".pt"))] == []
+    adapters = {name for name in names if name.endswith(".safetensors")}
+    hashes = {name for name in names if name.endswith("/SHA256SUMS")}
+    releases = {name.removesuffix("SHA256SUMS") for name in hashes}
+    assert adapters == {f"{folder}models/adapter_best.safetensors" for folder in releases}
 
 
 def test_metadata_names_command_licence_and_extras(wheel: Path):
