@@ -150,7 +150,7 @@ def test_draws_depend_on_seed_epoch_and_index_alone(make_network, make_dataset, 
 
 
 def test_random_transforms_need_views(make_network, make_dataset):
-    with pytest.raises(ValueError, match="views is 1: .* need views > 1; give --views 4, "):
+    with pytest.raises(ValueError, match=r"views is 1: .* need views > 1; give --views 4, "):
         make_dataset(make_network(), random_transforms=[affine()])
 
 
