@@ -2,7 +2,6 @@
 
 import csv
 import gc
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from monai.bundle import create_workflow
 from samtune.atomic import write_atomically
 from samtune.evaluation.pool import pool_tables
 from samtune.evaluation.summary import SummaryRow
+from samtune.evaluation.table import format_csv
 from samtune.networks.weights import sha256_of
 from samtune.preprocessing.folder_lock import locked_folder
 from samtune.training.checkpoint import CHECKPOINT
@@ -23,7 +23,8 @@ from samtune.training.errors import root_cause
 from samtune.training.fold_checks import RECORD, check_evaluation, check_out
 from samtune.training.folds import fold_of_cases
 from samtune.training.joined import open_slices
-from samtune.training.paths import bundle_root
+from samtune.training.paths import adapter_path, bundle_root
+from samtune.training.postprocess import FILE as POSTPROCESSING
 from samtune.training.run_folder import load_run
 from samtune.training.settings import flag
 
@@ -109,6 +110,11 @@ class CrossValidation:
             self._write_curves()
             return pool_tables(tables, self.out / TABLE, run=self.out)
 
+    @property
+    def _device(self) -> dict[str, Any]:
+        """Where the folds were trained, they are scored."""
+        return {"device": self.settings["device"]} if "device" in self.settings else {}
+
     def _run(self, fold: int) -> Path:
         return self.out / f"fold_{fold}"
 
@@ -142,10 +148,10 @@ class CrossValidation:
     def _check(self) -> None:
         """Everything that is known to be wrong before the first fold trains."""
         check_out(self.out)
-        device = {"device": self.settings["device"]} if "device" in self.settings else {}
-        given = {**device, **self.evaluation}
         try:
-            check_evaluation(given, self._files(), self._overrides(0), self.out)
+            check_evaluation(
+                {**self._device, **self.evaluation}, self._files(), self._overrides(0), self.out
+            )
         except RuntimeError as error:
             _raise_cause(error)
 
@@ -185,12 +191,12 @@ class CrossValidation:
         # what a fold's own cases chose would flatter it on them
         evaluation = {"postprocess": False, **self.evaluation}
         settings = json.loads(json.dumps(evaluation, default=str))
-        adapter = path / f"adapter_{settings.get('adapter', 'best')}.safetensors"
+        adapter = adapter_path(path, settings.get("adapter", "best"))
 
         def state() -> dict[str, Any]:
             files = {"adapter": adapter, "table": table}
             if flag("postprocess", evaluation["postprocess"]):
-                files["postprocessing"] = path / "postprocessing.json"
+                files["postprocessing"] = path / POSTPROCESSING
             hashes = {k: sha256_of(file) for k, file in files.items() if file.is_file()}
             return {**hashes, "evaluation": settings}
 
@@ -198,14 +204,13 @@ class CrossValidation:
         if table.is_file() and record["scored"].get(path.name) == state():
             logger.info("'%s' is there", table)
             return table
-        device = {"device": self.settings["device"]} if "device" in self.settings else {}
         workflow: Any = None
         try:
             workflow = create_workflow(
                 config_file=f"{bundle_root('sam_finetune')}/configs/evaluate.yaml",
                 run_id="run",
                 logging_file=self.logging_file,
-                **{**device, **evaluation, "run_dir": str(path), "split": "val"},
+                **{**self._device, **evaluation, "run_dir": str(path), "split": "val"},
             )
             workflow.run()
             workflow.finalize()
@@ -227,11 +232,8 @@ class CrossValidation:
             with (self._run(fold) / "curve.csv").open(newline="", encoding="utf-8") as file:
                 rows += [{"fold": str(fold), **row} for row in csv.DictReader(file)]
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.out / CURVES, text.getvalue().encode())
+        lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+        write_atomically(self.out / CURVES, format_csv(lines).encode())
 
 
 def _is_finished(run: Path, epochs: int) -> bool:

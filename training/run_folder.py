@@ -25,6 +25,7 @@ from samtune.training.distributed import main_only, world_size
 from samtune.training.joined import JoinedManifest, slices_hash
 from samtune.training.network import AdaptedSegmenter, build_network, network_from_adapter
 from samtune.training.own_manifest import OwnManifest
+from samtune.training.paths import adapter_path
 from samtune.training.prompt_plan import PromptPlan, plan_of_settings
 from samtune.training.run_record import (
     FILES,
@@ -306,7 +307,7 @@ class TrainedRun:
                     checkpoint = folder / str(checkpoint)
         if which == "none":
             return self._untouched(checkpoint)
-        file = self.path / f"adapter_{which}.safetensors"
+        file = adapter_path(self.path, which)
         network, adapter = network_from_adapter(file, checkpoint=checkpoint)
         recorded = dict(self.record["network"])
         found = {**BASE_DEFAULTS, **adapter.base, **flat({"peft": completed(adapter.peft)})}

@@ -39,7 +39,6 @@ class CheckedModel:
         scores: tables: one, or out-of-fold one a member.
         scored_by: what these are of.
         cases: number of cases of each split; of an ensemble, those of any member.
-        axes: RAS axes that the cases were cut along.
         slices: what each run was made with.
     """
 
@@ -48,13 +47,17 @@ class CheckedModel:
     scores: list[Scores]
     scored_by: ScoredBy
     cases: dict[str, int]
-    axes: list[int]
     slices: list[Slices]
 
     @property
     def run(self) -> TrainedRun:
         """The first one, for what all share."""
         return self.runs[0]
+
+    @property
+    def axes(self) -> list[int]:
+        """RAS axes that the cases were cut along."""
+        return sorted({axis for one in self.slices for axis in one.axes})
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -95,19 +98,17 @@ def check_model(
         own = runs[number : number + 1] if scored_by == "out-of-fold" else runs
         check_scored_as_released(one, own, adapter, evaluate=_arguments(own))
     splits: dict[str, set[str]] = {}
-    axes: set[int] = set()
     made_with: list[Slices] = []
     for number, run in enumerate(runs):
         table = scores[number if scored_by == "out-of-fold" else 0]
         found = check_held_out(run, table.cases, None if slices is None else slices[number])
         made_with.append(found)
-        axes |= found.axes
         for split, cases in found.splits.items():
             splits[split] = splits.get(split, set()) | cases
     if len(runs) > 1:
         splits[SPLIT] = {case for one in scores for case in one.cases}
     numbers = {split: len(cases) for split, cases in splits.items()}
-    return CheckedModel(runs, adapters, scores, scored_by, numbers, sorted(axes), made_with)
+    return CheckedModel(runs, adapters, scores, scored_by, numbers, made_with)
 
 
 def _arguments(runs: Sequence[TrainedRun]) -> str:
